@@ -1,0 +1,341 @@
+//! `Caller`: reaches a cluster through any of its nodes. Follows the leader, tries again with the same ids.
+//!
+//! Invariant: a call is repeated only unchanged; every loop has an end.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use holdfast_proto::v1;
+use parking_lot::Mutex;
+use rand::Rng;
+use tonic::{
+    Code, Request, Response, Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt;
+use twox_hash::XxHash3_64;
+
+use crate::error::ClientError;
+
+/// Over all nodes and tries; an election takes a fraction of it.
+const CALL_WITHIN: Duration = Duration::from_secs(15);
+/// One try at one node.
+const TRY_WITHIN: Duration = Duration::from_secs(5);
+const CONNECT_WITHIN: Duration = Duration::from_millis(500);
+const WAIT_FIRST: Duration = Duration::from_millis(10);
+const WAIT_LAST: Duration = Duration::from_millis(300);
+/// What a node says of its leaders is asked again after this long, or as soon as a call fails.
+const TOPOLOGY_FOR: Duration = Duration::from_secs(2);
+
+/// The way to a cluster. Cheap to clone; clones share connections.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    endpoints: Vec<String>,
+    channels: Mutex<HashMap<String, Channel>>,
+    topology: Mutex<Option<(Instant, v1::TopologyReply)>>,
+}
+
+impl Caller {
+    pub(crate) fn new(endpoints: Vec<String>) -> Result<Self, ClientError> {
+        if endpoints.is_empty() {
+            let why = "no endpoint is given; set HOLDFAST_ENDPOINTS, for example to 127.0.0.1:7100";
+            return Err(ClientError::Unavailable(why.to_owned()));
+        }
+        for endpoint in &endpoints {
+            address(endpoint)?;
+        }
+        Ok(Self::of(endpoints))
+    }
+
+    fn of(endpoints: Vec<String>) -> Self {
+        let (channels, topology) = (Mutex::default(), Mutex::default());
+        Self {
+            shared: Arc::new(Shared {
+                endpoints,
+                channels,
+                topology,
+            }),
+        }
+    }
+
+    /// The same cluster over connections of its own: a connection belongs to the runtime that made it.
+    pub(crate) fn fresh(&self) -> Self {
+        Self::of(self.all_addresses())
+    }
+
+    fn all_addresses(&self) -> Vec<String> {
+        let mut all = self.shared.endpoints.clone();
+        if let Some((_, topology)) = &*self.shared.topology.lock() {
+            let known = topology.nodes.iter().map(|node| node.api.clone());
+            all.extend(known.filter(|api| !api.is_empty() && !self.shared.endpoints.contains(api)));
+        }
+        all
+    }
+
+    /// A connection to this address; made once.
+    pub(crate) async fn channel(&self, to: &str) -> Result<Channel, ClientError> {
+        if let Some(channel) = self.shared.channels.lock().get(to) {
+            return Ok(channel.clone());
+        }
+        let unreachable = |cause: tonic::transport::Error| {
+            let why =
+                std::error::Error::source(&cause).map_or(cause.to_string(), ToString::to_string);
+            ClientError::Unavailable(format!("{to}: {why}"))
+        };
+        let channel = address(to)?.connect().await.map_err(unreachable)?;
+        self.shared
+            .channels
+            .lock()
+            .insert(to.to_owned(), channel.clone());
+        Ok(channel)
+    }
+
+    fn forget(&self, to: &str) {
+        self.shared.channels.lock().remove(to);
+        *self.shared.topology.lock() = None;
+    }
+
+    /// What the first node that answers knows of the cluster.
+    pub(crate) async fn topology(&self) -> Result<v1::TopologyReply, ClientError> {
+        if let Some((at, topology)) = &*self.shared.topology.lock()
+            && at.elapsed() < TOPOLOGY_FOR
+        {
+            return Ok(topology.clone());
+        }
+        let mut last = ClientError::Unavailable("no endpoint".to_owned());
+        let mut best: Option<v1::TopologyReply> = None;
+        for to in self.all_addresses() {
+            let asked = async {
+                let channel = self.channel(&to).await?;
+                let mut grpc = v1::cluster_client::ClusterClient::new(channel);
+                let reply = grpc.topology(v1::TopologyRequest {}).await;
+                reply
+                    .map(Response::into_inner)
+                    .map_err(|status| of_status(&status))
+            };
+            match tokio::time::timeout(CONNECT_WITHIN, asked).await {
+                Ok(Ok(topology)) => {
+                    let knows_all =
+                        topology.formed && topology.leaders.iter().all(|it| it.node != 0);
+                    if knows_all {
+                        let known = (Instant::now(), topology.clone());
+                        *self.shared.topology.lock() = Some(known);
+                        return Ok(topology);
+                    }
+                    if best.as_ref().is_none_or(|best| !best.formed) {
+                        best = Some(topology);
+                    }
+                }
+                Ok(Err(error)) => last = error,
+                Err(_) => last = ClientError::TimedOut,
+            }
+        }
+        best.ok_or(last)
+    }
+
+    /// Waits until the cluster is formed; answers how many partitions it has.
+    pub(crate) async fn wait_formed(&self) -> Result<u32, ClientError> {
+        let until = Instant::now() + CALL_WITHIN;
+        loop {
+            match self.topology().await {
+                Ok(topology) if topology.formed => return Ok(topology.partitions.max(1)),
+                Ok(_) if Instant::now() > until => {
+                    let why = "the cluster is not formed; run `holdfast cluster init`".to_owned();
+                    return Err(ClientError::Unavailable(why));
+                }
+                Err(error) if Instant::now() > until => return Err(error),
+                Ok(_) | Err(_) => tokio::time::sleep(WAIT_LAST).await,
+            }
+        }
+    }
+
+    /// Where the leader of a partition is; waits until some node knows.
+    pub(crate) async fn leader_address(&self, partition: u32) -> String {
+        let mut wait = WAIT_FIRST;
+        loop {
+            *self.shared.topology.lock() = None;
+            if let Ok(topology) = self.topology().await
+                && let Some(address) = leader_of(&topology, partition)
+            {
+                return address;
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(WAIT_LAST);
+        }
+    }
+
+    /// The partition of a run: by what stands before the first `~`.
+    pub(crate) async fn partition_of(&self, run: &str) -> Result<u32, ClientError> {
+        let partitions = u64::from(self.topology().await?.partitions.max(1));
+        let root = run.split('~').next().unwrap_or_default();
+        Ok(
+            u32::try_from(XxHash3_64::oneshot(root.as_bytes()) % partitions).unwrap_or_default()
+                + 1,
+        )
+    }
+
+    /// Calls about a run: its leader first, then any node, until one answers.
+    pub(crate) async fn call<Q, A, F>(
+        &self,
+        run: Option<&str>,
+        request: Q,
+        make: impl Fn(Channel, Request<Q>) -> F,
+    ) -> Result<A, ClientError>
+    where
+        Q: Clone,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        self.call_within(run, request, TRY_WITHIN, make).await
+    }
+
+    pub(crate) async fn call_within<Q, A, F>(
+        &self,
+        run: Option<&str>,
+        request: Q,
+        one_try: Duration,
+        make: impl Fn(Channel, Request<Q>) -> F,
+    ) -> Result<A, ClientError>
+    where
+        Q: Clone,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let until = Instant::now() + CALL_WITHIN + one_try;
+        let mut wait = WAIT_FIRST;
+        loop {
+            let mut last = ClientError::Unavailable("no node answered".to_owned());
+            for to in self.candidates(run).await {
+                let tried = async {
+                    let channel = self.channel(&to).await.map_err(Tried::Next)?;
+                    let mut request = Request::new(request.clone());
+                    request.set_timeout(one_try);
+                    make(channel, request)
+                        .await
+                        .map(Response::into_inner)
+                        .map_err(|it| judge(&it))
+                };
+                match tokio::time::timeout(one_try + CONNECT_WITHIN, tried).await {
+                    Ok(Ok(answer)) => return Ok(answer),
+                    Ok(Err(Tried::Final(error))) => return Err(error),
+                    Ok(Err(Tried::Next(error))) => {
+                        tracing::debug!(to, %error, "trying the next node");
+                        self.forget(&to);
+                        last = error;
+                    }
+                    Err(_) => {
+                        self.forget(&to);
+                        last = ClientError::TimedOut;
+                    }
+                }
+            }
+            if Instant::now() > until {
+                return Err(last);
+            }
+            let jitter = rand::rng().random_range(50..150);
+            tokio::time::sleep(wait * jitter / 100).await;
+            wait = (wait * 2).min(WAIT_LAST);
+        }
+    }
+
+    /// The leader first, if it is known.
+    async fn candidates(&self, run: Option<&str>) -> Vec<String> {
+        let mut all = self.all_addresses();
+        if let (Some(run), Ok(topology)) = (run, self.topology().await)
+            && let Ok(partition) = self.partition_of(run).await
+            && let Some(leader) = leader_of(&topology, partition)
+        {
+            all.retain(|it| *it != leader);
+            all.insert(0, leader);
+        }
+        all
+    }
+}
+
+enum Tried {
+    Final(ClientError),
+    Next(ClientError),
+}
+
+/// Whether another node, or another moment, may answer differently.
+fn judge(status: &Status) -> Tried {
+    let error = of_status(status);
+    match status.code() {
+        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown => {
+            Tried::Next(error)
+        }
+        Code::ResourceExhausted if code_of(status).as_deref() == Some("HF1005") => {
+            Tried::Next(error)
+        }
+        _ => Tried::Final(error),
+    }
+}
+
+fn leader_of(topology: &v1::TopologyReply, partition: u32) -> Option<String> {
+    let leader = topology
+        .leaders
+        .iter()
+        .find(|it| it.partition == partition)?;
+    Some(leader.api.clone()).filter(|api| !api.is_empty())
+}
+
+fn address(text: &str) -> Result<Endpoint, ClientError> {
+    let with_scheme = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("http://{text}")
+    };
+    let bad = |cause| ClientError::Refused {
+        code: "HF3002".to_owned(),
+        message: format!("{text} is no address such as 127.0.0.1:7100: {cause}"),
+    };
+    let endpoint = Endpoint::from_shared(with_scheme).map_err(bad)?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_WITHIN)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .http2_keep_alive_interval(Duration::from_secs(1))
+        .keep_alive_timeout(Duration::from_secs(2))
+        .keep_alive_while_idle(true))
+}
+
+fn code_of(status: &Status) -> Option<String> {
+    status.get_details_error_info().map(|info| info.reason)
+}
+
+/// A status as a user's error, by what they do next.
+pub(crate) fn of_status(status: &Status) -> ClientError {
+    let message = status.message().to_owned();
+    let code = code_of(status).unwrap_or_default();
+    match (code.as_str(), status.code()) {
+        ("HF2001", _) => {
+            let run = message
+                .split_whitespace()
+                .nth(1)
+                .unwrap_or_default()
+                .to_owned();
+            ClientError::IdConflict { run }
+        }
+        ("HF3003" | "HF2005", _) => ClientError::NotFound(message),
+        ("HF1001" | "HF1002" | "HF1005", _) => {
+            ClientError::Unavailable(format!("[{code}] {message}"))
+        }
+        ("HF1003", _) => ClientError::TimedOut,
+        ("", Code::Unavailable | Code::Unknown | Code::Cancelled) => {
+            ClientError::Unavailable(message)
+        }
+        ("", Code::DeadlineExceeded) => ClientError::TimedOut,
+        (_, Code::PermissionDenied | Code::Unauthenticated) => ClientError::NotAllowed(message),
+        ("", other) => ClientError::Refused {
+            code: format!("{other:?}"),
+            message,
+        },
+        _ => ClientError::Refused { code, message },
+    }
+}

@@ -1,0 +1,108 @@
+//! Matching: which ready work goes to which session.
+//!
+//! A run goes to the worker that keeps its function, if that one has room; else to the one with the most room. Work that
+//! workers died of goes only to one that holds nothing. Within one kind of work the longest waiting goes first.
+
+use super::{Hot, Sessions, sessions::Takes};
+use crate::{
+    bounds,
+    effect::Needs,
+    entry::{Grant, Work},
+    ids::SessionId,
+    values::run::ReadyWork,
+};
+
+impl Hot {
+    /// Grants to propose now, at most `room`; what they take of their workers' credit is taken.
+    pub(super) fn matched(&mut self, sessions: &mut Sessions, room: usize) -> Vec<Grant> {
+        let mut grants = Vec::new();
+        let stirred = std::mem::take(&mut self.passing().stirred);
+        for needs in stirred {
+            if grants.len() >= room {
+                self.passing().stirred.insert(needs); // the next answer looks at it again
+                continue;
+            }
+            self.match_queue(&needs, sessions, room, &mut grants);
+        }
+        grants
+    }
+
+    fn match_queue(
+        &mut self,
+        needs: &Needs,
+        sessions: &mut Sessions,
+        room: usize,
+        grants: &mut Vec<Grant>,
+    ) {
+        let Some(queue) = self.queues.get(needs) else {
+            return;
+        };
+        let mut chosen = Vec::new();
+        for (_, work) in queue {
+            if grants.len() + chosen.len() >= room {
+                break;
+            }
+            let Some(ready) = self.ready.get(work) else {
+                continue;
+            };
+            if self.is_reserved(work) {
+                continue;
+            }
+            match self.choose(work, ready, sessions) {
+                Some(session) => {
+                    sessions.take(session, takes(work, needs));
+                    chosen.push((work.clone(), session));
+                }
+                None if ready.alone => {} // the next one may not be as choosy
+                None => break,
+            }
+        }
+        for (work, session) in chosen {
+            let free_slots = self.free_slots(session);
+            self.passing().reserved.insert(work.clone());
+            grants.push(Grant {
+                work,
+                session,
+                free_slots,
+            });
+        }
+    }
+
+    fn choose(&self, work: &Work, ready: &ReadyWork, sessions: &Sessions) -> Option<SessionId> {
+        let takes = takes(work, &ready.needs);
+        let may = |session: &SessionId| {
+            sessions.free(*session, takes) > 0 && (!ready.alone || !self.held.contains_key(session))
+        };
+        let servers = self.servers.get(&ready.needs)?;
+        if let Some(prefers) = ready.prefers.filter(|it| servers.contains(it) && may(it)) {
+            return Some(prefers);
+        }
+        servers
+            .iter()
+            .copied()
+            .filter(may)
+            .max_by_key(|session| sessions.free(*session, takes))
+    }
+
+    fn is_reserved(&self, work: &Work) -> bool {
+        self.reserved().contains(work)
+    }
+
+    /// How many local steps a driver may be granted along with a run.
+    fn free_slots(&self, session: SessionId) -> u32 {
+        let slots = self
+            .sessions
+            .get(&session)
+            .map_or(0, |abilities| abilities.slots);
+        let most = u32::try_from(bounds::GRANTS_PER_COMMAND_MAX).unwrap_or(u32::MAX);
+        slots.min(most)
+    }
+}
+
+fn takes(work: &Work, needs: &Needs) -> Takes {
+    match (work, needs) {
+        (Work::Run(_), _) => Takes::Drive,
+        (Work::Step(..) | Work::Undo(..), Needs::Session(_)) => Takes::Nothing,
+        (Work::Step(..) | Work::Undo(..), Needs::Workflow(..) | Needs::Step { .. }) => Takes::Step,
+    }
+}

@@ -1,0 +1,498 @@
+//! The leader's thinking, sans IO: what to grant to whom, what has expired, what is due.
+//!
+//! Invariant: nothing here is the truth. `Hot` is fed on every replica by effects and equals its rebuild from rows; the
+//! duties proposed are judged again in `apply`. Time is an argument: `mono` is this process's monotonic clock in
+//! milliseconds, `now` the group clock.
+//! Not here: sockets, clocks, rows (the shell in `node` performs outputs).
+
+mod hot;
+mod matching;
+mod sessions;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+pub use hot::Hot;
+pub use sessions::Sessions;
+
+use crate::{
+    bounds,
+    effect::Effect,
+    entry::{Admit, Duty, Expire, Work},
+    ids::{Epoch, Fence, LimitName, RunId, SessionId},
+    orders::Orders,
+    reply::{JournalRow, StepGrant},
+    time::Timestamp,
+    values::run::{Run, Session},
+};
+
+/// Grants under way at once: enough to fill entries of 512 commands, few enough that a lost leader leaves little to redo.
+const GRANTS_IN_FLIGHT_MAX: usize = 1_024;
+/// A duty that was refused for want of a leader is not tried again before this.
+const RETRY_AFTER_MS: u64 = 50;
+
+/// What the leader's times are; equal on all nodes.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// A session silent for this long is lost.
+    pub term_ms: u64,
+    /// Beats are echoed only while the newest quorum acknowledgement is younger than this.
+    pub election_lease_ms: u64,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The picture as rows have it: at start, after an installed snapshot, or when too much was lost.
+    Rebuild {
+        /// From the rows.
+        orders: Box<Orders>,
+        /// All session rows.
+        sessions: Vec<Session>,
+    },
+    /// One run as its row has it now; none: it is not live any more.
+    Reread(RunId, Option<Arc<Run>>),
+    /// Effects of an applied entry, in order.
+    Effects(Vec<Effect>),
+    /// This node's own `BecomeLeader` was applied.
+    Won(Epoch),
+    /// Another's was applied, or this node does not lead any more.
+    Lost,
+    /// Time passed.
+    Tick,
+    /// A work stream was opened under a session.
+    Opened(SessionId),
+    /// It is gone.
+    Closed(SessionId),
+    /// A beat came on it; the age of the newest quorum acknowledgement goes along.
+    Beat {
+        /// Whose.
+        session: SessionId,
+        /// Its number.
+        number: u64,
+        /// How old the newest acknowledgement by a quorum is.
+        ack_age_ms: u64,
+    },
+    /// What the worker will take on this stream, in totals.
+    Credit {
+        /// Whose.
+        session: SessionId,
+        /// Drives.
+        drives: u64,
+        /// Steps by Execute.
+        steps: u64,
+    },
+    /// A heartbeat without news: the attempt is alive.
+    Alive(Work, Fence),
+    /// A duty was answered, or its outcome is unknown.
+    Done {
+        /// As it was proposed.
+        id: u64,
+        /// Whether the same duty would find more.
+        more: bool,
+        /// Whether it may not have been applied.
+        unknown: bool,
+    },
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Propose this duty under the epoch, and answer with `Done`.
+    Propose {
+        /// To be named in `Done`.
+        id: u64,
+        /// What.
+        duty: Duty,
+    },
+    /// Echo a beat.
+    Echo {
+        /// To whom.
+        session: SessionId,
+        /// Its number.
+        number: u64,
+    },
+    /// Send a run to its driver, journal and all.
+    Drive {
+        /// To whom.
+        session: SessionId,
+        /// Which run.
+        run: RunId,
+        /// Under which fence.
+        fence: Fence,
+        /// Its local steps that were granted along.
+        grants: Vec<StepGrant>,
+    },
+    /// Send a step, a probe or an undo to be executed.
+    Execute {
+        /// To whom.
+        session: SessionId,
+        /// What.
+        work: Work,
+        /// The right to it.
+        grant: StepGrant,
+    },
+    /// Tell a driver what came from outside.
+    News {
+        /// To whom.
+        session: SessionId,
+        /// Which run.
+        run: RunId,
+        /// The driver's fence.
+        fence: Fence,
+        /// The rows that hold it.
+        rows: Vec<JournalRow>,
+        /// Local steps that may begin.
+        grants: Vec<StepGrant>,
+    },
+    /// Offer again whatever of these leases the worker does not hold.
+    Reoffer {
+        /// To whom.
+        session: SessionId,
+        /// Its live leases.
+        leases: Vec<(Work, Fence)>,
+    },
+    /// Tell a worker to stop an attempt or a drive.
+    Stop {
+        /// Whom.
+        session: SessionId,
+        /// What.
+        work: Work,
+        /// Under which fence.
+        fence: Fence,
+        /// For people.
+        why: &'static str,
+    },
+    /// Tell a worker that its session is over, and close its stream.
+    Ended(SessionId),
+}
+
+/// What a duty under way is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Pending {
+    Grant(Work),
+    Admit(LimitName),
+    Session(SessionId),
+    Lease(Work, Fence),
+    Fire,
+}
+
+/// The leader's thinking for one partition. Lives on every replica; acts only between `Won` and `Lost`.
+#[derive(Debug)]
+pub struct Lead {
+    terms: Terms,
+    hot: Hot,
+    sessions: Sessions,
+    epoch: Option<Epoch>,
+    pending: BTreeMap<u64, Pending>,
+    next_id: u64,
+    firing: bool,
+    quiet_until: u64,
+    out: Vec<Output>,
+}
+
+impl Lead {
+    /// Nothing known yet: begin with `Rebuild`.
+    pub fn new(terms: Terms) -> Self {
+        Self {
+            terms,
+            hot: Hot::default(),
+            sessions: Sessions::default(),
+            epoch: None,
+            pending: BTreeMap::new(),
+            next_id: 1,
+            firing: false,
+            quiet_until: 0,
+            out: Vec::new(),
+        }
+    }
+
+    /// The picture, for figures and for comparison with its rebuild.
+    pub fn hot(&self) -> &Hot {
+        &self.hot
+    }
+
+    /// Workers whose stream is open here.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// The epoch it acts under.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
+    /// Takes one input in, and says what to do now.
+    pub fn step(&mut self, input: Input, mono: u64, now: Timestamp) -> Vec<Output> {
+        match input {
+            Input::Rebuild { orders, sessions } => self.rebuild(&orders, &sessions, mono),
+            Input::Reread(id, run) => self.hot.reread(&id, run.as_deref(), mono),
+            Input::Effects(effects) => {
+                for effect in effects {
+                    self.effect(effect, mono);
+                }
+            }
+            Input::Won(epoch) => self.won(epoch, mono),
+            Input::Lost => self.lost(),
+            Input::Tick => {}
+            Input::Opened(session) => self.opened(session, mono),
+            Input::Closed(session) => self.sessions.closed(session),
+            Input::Beat {
+                session,
+                number,
+                ack_age_ms,
+            } => {
+                self.beat(session, number, ack_age_ms, mono);
+            }
+            Input::Credit {
+                session,
+                drives,
+                steps,
+            } => {
+                self.sessions.credit(session, drives, steps);
+                self.hot.stir_for(session);
+            }
+            Input::Alive(work, fence) => self.hot.alive(&work, fence, mono),
+            Input::Done { id, more, unknown } => self.done(id, more, unknown, mono),
+        }
+        if self.epoch.is_some() && mono >= self.quiet_until {
+            self.think(mono, now);
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    fn rebuild(&mut self, orders: &Orders, sessions: &[Session], mono: u64) {
+        self.hot = Hot::rebuild(orders, sessions, mono);
+        for session in sessions {
+            self.sessions.fresh(session.id, mono);
+        }
+    }
+
+    fn won(&mut self, epoch: Epoch, mono: u64) {
+        self.epoch = Some(epoch);
+        self.pending.clear();
+        self.firing = false;
+        self.quiet_until = 0;
+        // Each lease lives one more term: this node heard no beat before.
+        self.sessions
+            .all_fresh(self.hot.session_ids(), mono, self.terms.term_ms);
+        self.hot.all_fresh(mono);
+    }
+
+    fn lost(&mut self) {
+        self.epoch = None;
+        self.pending.clear();
+        self.sessions.close_all();
+    }
+
+    fn opened(&mut self, session: SessionId, mono: u64) {
+        self.sessions.opened(session, mono);
+        let leases = self.hot.leases_of(session);
+        if !leases.is_empty() {
+            self.out.push(Output::Reoffer { session, leases });
+        }
+        self.hot.stir_for(session);
+    }
+
+    /// Echoed only under the own applied epoch, with a fresh quorum, and never after the session's expiry was proposed.
+    fn beat(&mut self, session: SessionId, number: u64, ack_age_ms: u64, mono: u64) {
+        let acts = self.epoch.is_some() && ack_age_ms < self.terms.election_lease_ms;
+        if acts && self.hot.knows(session) && self.sessions.beat(session, mono) {
+            self.out.push(Output::Echo { session, number });
+        }
+    }
+
+    fn done(&mut self, id: u64, more: bool, unknown: bool, mono: u64) {
+        let Some(pending) = self.pending.remove(&id) else {
+            return;
+        };
+        if unknown {
+            self.quiet_until = mono + RETRY_AFTER_MS;
+        }
+        match pending {
+            Pending::Grant(work) => {
+                self.hot.release(&work);
+            }
+            Pending::Admit(limit) => self.hot.limit_looked(&limit, more || unknown),
+            Pending::Session(session) => {
+                if (more || unknown) && self.hot.knows(session) {
+                    self.expire_session(session);
+                }
+            }
+            Pending::Lease(work, fence) => {
+                if unknown {
+                    self.hot.alive(&work, fence, mono); // looked at again when it is overdue once more
+                }
+            }
+            Pending::Fire => {
+                self.firing = false;
+                if more || unknown {
+                    self.hot.due_at(Timestamp(0));
+                }
+            }
+        }
+    }
+
+    fn effect(&mut self, effect: Effect, mono: u64) {
+        let acts = self.epoch.is_some();
+        match effect {
+            Effect::Epoch { .. } | Effect::RunChanged { .. } => {}
+            Effect::Granted {
+                work,
+                session,
+                fence,
+                grants,
+                driver,
+            } => {
+                if acts && self.sessions.is_open(session) {
+                    self.granted(work, session, fence, grants, driver);
+                }
+            }
+            Effect::JournalGrew {
+                run,
+                session,
+                fence,
+                row,
+                ..
+            } => {
+                if acts && self.sessions.is_open(session) {
+                    let (rows, grants) = (vec![row], Vec::new());
+                    self.out.push(Output::News {
+                        session,
+                        run,
+                        fence,
+                        rows,
+                        grants,
+                    });
+                }
+            }
+            Effect::Stop {
+                work,
+                session,
+                fence,
+                why,
+            } => {
+                if acts && self.sessions.is_open(session) {
+                    self.out.push(Output::Stop {
+                        session,
+                        work,
+                        fence,
+                        why,
+                    });
+                }
+            }
+            Effect::SessionAttached { session, .. } => {
+                self.sessions.fresh(session, mono);
+                self.hot.take(effect, mono);
+            }
+            Effect::SessionEnded(session) => {
+                if self.sessions.ended(session) && acts {
+                    self.out.push(Output::Ended(session));
+                }
+                self.hot.take(effect, mono);
+            }
+            Effect::Ready { .. }
+            | Effect::NotReady(_)
+            | Effect::LeaseBegan { .. }
+            | Effect::Progressed { .. }
+            | Effect::LeaseEnded { .. }
+            | Effect::Driven { .. }
+            | Effect::Due(_)
+            | Effect::LimitWaits { .. } => self.hot.take(effect, mono),
+        }
+    }
+
+    fn granted(
+        &mut self,
+        work: Work,
+        session: SessionId,
+        fence: Fence,
+        mut grants: Vec<StepGrant>,
+        driver: Option<Fence>,
+    ) {
+        match (work, driver) {
+            (Work::Run(run), _) => self.out.push(Output::Drive {
+                session,
+                run,
+                fence,
+                grants,
+            }),
+            (Work::Step(run, _), Some(fence)) => {
+                let rows = Vec::new();
+                self.out.push(Output::News {
+                    session,
+                    run,
+                    fence,
+                    rows,
+                    grants,
+                });
+            }
+            (work @ (Work::Step(..) | Work::Undo(..)), _) => {
+                if let Some(grant) = grants.pop() {
+                    self.out.push(Output::Execute {
+                        session,
+                        work,
+                        grant,
+                    });
+                }
+            }
+        }
+    }
+
+    fn think(&mut self, mono: u64, now: Timestamp) {
+        for session in self.sessions.overdue(mono, self.terms.term_ms) {
+            if self.hot.knows(session) {
+                self.expire_session(session);
+            } else {
+                self.sessions.ended(session);
+            }
+        }
+        for (work, fence) in self.hot.overdue(mono) {
+            let duty = match &work {
+                Work::Run(run) => Expire::Drive {
+                    run: run.clone(),
+                    fence,
+                },
+                Work::Step(..) | Work::Undo(..) => Expire::Attempt {
+                    work: work.clone(),
+                    fence,
+                },
+            };
+            self.propose(Pending::Lease(work, fence), Duty::Expire(duty));
+        }
+        if !self.firing && self.hot.take_due(now) {
+            self.firing = true;
+            let at_most = u32::try_from(bounds::RUNS_PER_DUTY_MAX).unwrap_or(u32::MAX);
+            self.propose(
+                Pending::Fire,
+                Duty::FireDue {
+                    up_to: now,
+                    at_most,
+                },
+            );
+        }
+        for limit in self.hot.limits_to_look_at(now) {
+            let duty = Duty::Admit(Admit {
+                limit: limit.clone(),
+                waiters: Vec::new(),
+            });
+            self.propose(Pending::Admit(limit), duty);
+        }
+        let room = GRANTS_IN_FLIGHT_MAX.saturating_sub(self.pending.len());
+        for grant in self.hot.matched(&mut self.sessions, room) {
+            self.propose(Pending::Grant(grant.work.clone()), Duty::Grant(grant));
+        }
+    }
+
+    fn expire_session(&mut self, session: SessionId) {
+        let at_most = u32::try_from(bounds::RUNS_PER_DUTY_MAX).unwrap_or(u32::MAX);
+        let duty = Duty::Expire(Expire::Session { session, at_most });
+        self.propose(Pending::Session(session), duty);
+    }
+
+    fn propose(&mut self, pending: Pending, duty: Duty) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.pending.insert(id, pending);
+        self.out.push(Output::Propose { id, duty });
+    }
+}
