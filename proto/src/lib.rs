@@ -3,19 +3,37 @@
 //! Not here: rules. `domain` alone translates between these forms and the core's types.
 
 /// The public wire: runs, work, admin.
-#[allow(clippy::all, clippy::pedantic, missing_docs, reason = "generated")]
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    missing_docs,
+    reason = "generated"
+)]
 pub mod v1 {
     tonic::include_proto!("holdfast.v1");
 }
 
 /// Node to node.
-#[allow(clippy::all, clippy::pedantic, missing_docs, reason = "generated")]
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    missing_docs,
+    reason = "generated"
+)]
 pub mod peer {
     tonic::include_proto!("holdfast.peer");
 }
 
 /// What lies on disk: numbers are added, never reused.
-#[allow(clippy::all, clippy::pedantic, missing_docs, reason = "generated")]
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    missing_docs,
+    reason = "generated"
+)]
 pub mod stored {
     include!(concat!(env!("OUT_DIR"), "/holdfast.stored.rs"));
 }

@@ -125,7 +125,7 @@ impl PartitionStream {
                 }
                 Ok(Opened::Moved(to)) => address = to,
                 Err(why) => {
-                    tracing::debug!(partition = self.partition, leader, why, "no work stream")
+                    tracing::debug!(partition = self.partition, leader, why, "no work stream");
                 }
             }
             tokio::select! {

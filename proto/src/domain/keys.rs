@@ -206,6 +206,8 @@ impl<'b> Rest<'b> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use holdfast_scheduler::time::Timestamp;
 
     use super::*;
@@ -241,7 +243,7 @@ mod tests {
             let bytes = encode(&key);
             assert_eq!(decode(&bytes).unwrap(), key);
             for byte in &bytes {
-                golden.push_str(&format!("{byte:02x}"));
+                write!(golden, "{byte:02x}").unwrap();
             }
             golden.push('\n');
         }

@@ -196,6 +196,7 @@ fn ask_to(ask: &Ask) -> s::command::Kind {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one line per command")]
 fn command_from(command: s::Command) -> Result<Command, Undecodable> {
     use s::command::Kind;
     let kind = command.kind.ok_or_else(|| {

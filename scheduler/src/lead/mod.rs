@@ -301,6 +301,10 @@ impl Lead {
         }
     }
 
+    #[expect(
+        clippy::fn_params_excessive_bools,
+        reason = "the fields of `Input::Done`"
+    )]
     fn done(&mut self, id: u64, more: bool, unknown: bool, mono: u64) {
         let Some(pending) = self.pending.remove(&id) else {
             return;

@@ -225,8 +225,8 @@ impl Limit {
             return (self.tokens_milli, self.refilled);
         };
         let elapsed = now.since(self.refilled).0;
-        let gained = (u128::from(elapsed) * u128::from(flow.milli) / u128::from(flow.per.0))
-            .min(u128::from(u64::MAX / 2)) as u64;
+        let gained = u128::from(elapsed) * u128::from(flow.milli) / u128::from(flow.per.0);
+        let gained = u64::try_from(gained).unwrap_or(u64::MAX).min(u64::MAX / 2);
         if gained == 0 {
             return (self.tokens_milli, self.refilled);
         }

@@ -525,7 +525,7 @@ impl Run {
             _ => None,
         };
         let open = if self.is_live() {
-            self.open.values().filter_map(|open| open.next_due()).min()
+            self.open.values().filter_map(Open::next_due).min()
         } else {
             None
         };

@@ -4,6 +4,9 @@
     missing_docs,
     clippy::missing_panics_doc,
     clippy::wildcard_imports,
+    clippy::unwrap_used,
+    clippy::unused_self,
+    clippy::assigning_clones,
     reason = "tests"
 )]
 
