@@ -1,0 +1,142 @@
+//! What a group needs now and then: a takeover when its leader's process dies, snapshots and purges, moving leadership away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::log::LogBackend;
+use crate::machine::Machine;
+use crate::peer::watch::Gone;
+use crate::replica::Replica;
+use crate::types::NodeId;
+
+use super::Groups;
+
+/// Between the followers that would take over: the next tries when the one before has not won by then.
+const STAGGER: Duration = Duration::from_millis(20);
+/// How often snapshots and purges are thought of.
+const EVERY: Duration = Duration::from_secs(5);
+/// A flush of the state is asked for after so much log, or so many entries.
+const SNAPSHOT_BYTES: u64 = 64 << 20;
+const SNAPSHOT_ENTRIES: u64 = 50_000;
+/// Entries kept behind the last snapshot, for followers that lag a little.
+const KEEP_ENTRIES: u64 = 20_000;
+/// A purge of fewer entries would only leave tombstones.
+const PURGE_STRIDE: u64 = 4_096;
+
+/// Campaigns at once where the leader's process is gone.
+pub(super) async fn take_over<M: Machine>(
+    groups: Arc<Groups<M>>,
+    mut deaths: mpsc::Receiver<Gone>,
+) {
+    while let Some(gone) = deaths.recv().await {
+        if !groups.settings.takeover {
+            continue;
+        }
+        let replicas = groups.replicas.borrow().clone();
+        for replica in replicas {
+            if replica.hints.borrow().leader != Some(gone.node) {
+                continue;
+            }
+            let core = Arc::clone(&replica.core);
+            groups.spawn(async move {
+                tokio::time::sleep(STAGGER * core.takeover_rank(gone.node)).await;
+                core.take_over(gone.node, gone.at).await;
+            });
+        }
+    }
+}
+
+/// Keeps one group's log short, and says when the group has ended by a fault.
+pub(super) async fn keep<M: Machine>(groups: Arc<Groups<M>>, replica: Replica<M>) {
+    let tending = async {
+        let mut written = groups.log.written_bytes(replica.group());
+        loop {
+            tokio::time::sleep(EVERY).await;
+            tend(&groups, &replica, &mut written).await;
+        }
+    };
+    tokio::select! {
+        () = tending => {}
+        ended = replica.core.ended() => if let Some(cause) = ended {
+            tracing::error!(group = replica.group().0, cause, "this replica has stopped, the others go on; look at the disk, then restart or replace this node");
+        },
+        () = groups.stop.cancelled() => {}
+    }
+}
+
+async fn tend<M: Machine>(groups: &Groups<M>, replica: &Replica<M>, written: &mut u64) {
+    let status = replica.core.status();
+    let (Some(applied), purged) = (status.applied, status.purged.unwrap_or(0)) else {
+        return;
+    };
+    for (id, member) in &status.members {
+        groups.door.learn(*id, member.incarnation);
+        if *id != groups.settings.node {
+            drop(groups.peers.meet(*id, member)); // a bad address shows in each call to it
+        }
+    }
+    let now = groups.log.written_bytes(replica.group());
+    let since = applied.saturating_sub(status.snapshot.unwrap_or(0));
+    if since >= SNAPSHOT_ENTRIES || (now.saturating_sub(*written) >= SNAPSHOT_BYTES && since > 0) {
+        *written = now;
+        replica.core.trigger_snapshot().await;
+    }
+    let Some(snapshot) = status.snapshot else {
+        return;
+    };
+    let Ok(persisted) = replica.state.persisted().await else {
+        return;
+    };
+    let up_to = snapshot.min(persisted).saturating_sub(KEEP_ENTRIES);
+    if up_to >= purged + PURGE_STRIDE {
+        replica.core.trigger_purge(up_to).await;
+    }
+}
+
+/// Hands leadership to the follower that lacks least, and waits until it leads.
+pub(super) async fn move_away<M: Machine>(replica: &Replica<M>, within: Duration) -> bool {
+    let status = replica.core.status();
+    if !status.is_leader {
+        return true;
+    }
+    let this = replica.core.this;
+    let voters = status
+        .voters
+        .iter()
+        .flatten()
+        .copied()
+        .filter(|id| *id != this);
+    let best = voters.max_by_key(|id| status.replication.get(id).copied().flatten());
+    match best {
+        Some(to) => hand_to(replica, to, within).await,
+        None => false,
+    }
+}
+
+/// Hands leadership to `to`, and waits until somebody else leads.
+pub(super) async fn hand_to<M: Machine>(
+    replica: &Replica<M>,
+    to: NodeId,
+    within: Duration,
+) -> bool {
+    if replica.core.transfer(to).await.is_err() {
+        return false;
+    }
+    let this = replica.core.this;
+    let moved = replica
+        .core
+        .wait_until(within, |status| {
+            status.leader.is_some_and(|leader| leader != this)
+        })
+        .await;
+    if !moved {
+        tracing::warn!(
+            group = replica.group().0,
+            to = to.0,
+            "leadership was not taken over in time"
+        );
+    }
+    moved
+}

@@ -1,0 +1,134 @@
+//! The watermark: up to where this node has synced its log, kept beside it.
+//!
+//! Invariant: it never says more than was synced. No recovery mode of the store can tell a torn unsynced tail from
+//! damage in synced data; this file can. Two slots are written in turn, so that one is whole whatever happens.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+const SLOT: usize = 64;
+/// Between two syncs of the file itself: what a power loss of this node can take from its precision.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// The open file.
+#[derive(Debug)]
+pub struct Watermark {
+    file: File,
+    incarnation: Uuid,
+    counter: u64,
+    synced: Instant,
+}
+
+impl Watermark {
+    /// Creates the file, durable on return.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn create(path: &Path, incarnation: Uuid) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .write(true)
+            .read(true)
+            .create(true)
+            .truncate(true)
+            .open(path)?;
+        let mut mark = Self {
+            file,
+            incarnation,
+            counter: 0,
+            synced: Instant::now(),
+        };
+        mark.write(0)?;
+        mark.file.sync_all()?;
+        Ok(mark)
+    }
+
+    /// Opens the file, and says up to which sequence number the log was synced.
+    ///
+    /// # Errors
+    /// It cannot be read, no slot of it is whole, or it is another node's.
+    pub fn open(path: &Path, incarnation: Uuid) -> io::Result<(Self, u64)> {
+        let file = OpenOptions::new().write(true).read(true).open(path)?;
+        let mut bytes = [0; 2 * SLOT];
+        let len = file.read_at(&mut bytes, 0)?;
+        let slots = bytes[..len].chunks_exact(SLOT);
+        let newest = slots.filter_map(|slot| decode(slot, incarnation)).max();
+        let (counter, sequence) = newest.ok_or_else(|| {
+            let why = "neither slot of the watermark file is whole and of this node";
+            io::Error::new(io::ErrorKind::InvalidData, why)
+        })?;
+        Ok((
+            Self {
+                file,
+                incarnation,
+                counter,
+                synced: Instant::now(),
+            },
+            sequence,
+        ))
+    }
+
+    /// Everything up to `sequence` has just been synced.
+    ///
+    /// # Errors
+    /// The file cannot be written: treated as a failure of the log's disk.
+    pub fn store(&mut self, sequence: u64, now_durable: bool) -> io::Result<()> {
+        self.write(sequence)?;
+        if now_durable || self.synced.elapsed() >= SYNC_EVERY {
+            self.file.sync_data()?;
+            self.synced = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, sequence: u64) -> io::Result<()> {
+        self.counter += 1;
+        let mut slot = [0; SLOT];
+        slot[..8].copy_from_slice(&self.counter.to_be_bytes());
+        slot[8..16].copy_from_slice(&sequence.to_be_bytes());
+        slot[16..32].copy_from_slice(self.incarnation.as_bytes());
+        let crc = crc32fast::hash(&slot[..32]);
+        slot[32..36].copy_from_slice(&crc.to_be_bytes());
+        self.file
+            .write_all_at(&slot, (self.counter % 2) * SLOT as u64)
+    }
+}
+
+fn decode(slot: &[u8], incarnation: Uuid) -> Option<(u64, u64)> {
+    let number = |at: usize| Some(u64::from_be_bytes(slot[at..at + 8].try_into().ok()?));
+    let crc = u32::from_be_bytes(slot[32..36].try_into().ok()?);
+    let whole = crc32fast::hash(&slot[..32]) == crc && slot[16..32] == *incarnation.as_bytes();
+    whole.then_some((number(0)?, number(8)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_whole_slot_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, id) = (dir.path().join("WATERMARK"), Uuid::new_v4());
+        let mut mark = Watermark::create(&path, id).unwrap();
+        for sequence in [10, 20, 30] {
+            mark.store(sequence, false).unwrap();
+        }
+        assert_eq!(Watermark::open(&path, id).unwrap().1, 30);
+        // The slot written last is torn: the one before it still stands.
+        let torn = (mark.counter % 2) * SLOT as u64;
+        mark.file.write_all_at(&[0xff; 8], torn).unwrap();
+        assert_eq!(Watermark::open(&path, id).unwrap().1, 20);
+    }
+
+    #[test]
+    fn another_nodes_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("WATERMARK");
+        Watermark::create(&path, Uuid::new_v4()).unwrap();
+        assert!(Watermark::open(&path, Uuid::new_v4()).is_err());
+    }
+}

@@ -1,0 +1,62 @@
+//! All that consensus knows of the engine: how a batch becomes bytes, and what applying those bytes gives.
+//!
+//! Invariant: `apply` sees rows, an index and bytes, nothing else; the same ones give the same result on every replica.
+//! Not here: the engine (`node` implements `Machine`), threads (`state`).
+
+use std::ops::RangeInclusive;
+
+use bytes::Bytes;
+
+use crate::state::{Overlay, RowSnapshot};
+
+/// An entry that this replica cannot apply: it stops, the others go on. A refusal is a reply and not a fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Fault(pub String);
+
+/// What came of one entry.
+#[derive(Debug, Clone)]
+pub struct Applied<R, E> {
+    /// One per command, in their order.
+    pub replies: Vec<R>,
+    /// What the leader might now do.
+    pub effects: Vec<E>,
+}
+
+/// The engine under consensus.
+pub trait Machine: Send + Sized + 'static {
+    /// One item of an entry.
+    type Command: Send + 'static;
+    /// The answer to one command.
+    type Reply: Send + 'static;
+    /// A hint to the leader.
+    type Effect: Send + 'static;
+    /// What to read again when an effect found no room.
+    type Dirty: Ord + Send + 'static;
+
+    /// How many bytes `command` takes inside an entry.
+    fn command_bytes(command: &Self::Command) -> usize;
+
+    /// One entry.
+    fn encode(epoch: u64, proposed_at_ms: u64, commands: &[Self::Command]) -> Bytes;
+
+    /// Applies the entry at log index `at`.
+    ///
+    /// # Errors
+    /// `Fault` stops this replica.
+    fn apply(
+        &mut self,
+        rows: &mut Overlay<'_>,
+        at: u64,
+        entry: &[u8],
+    ) -> Result<Applied<Self::Reply, Self::Effect>, Fault>;
+
+    /// Makes the orders in memory anew from rows: after open and after an installed snapshot.
+    fn rebuild(&mut self, rows: &RowSnapshot);
+
+    /// What to read again when `effect` found no room.
+    fn dirty(effect: &Self::Effect) -> Self::Dirty;
+
+    /// The feature levels this build knows.
+    fn levels(&self) -> RangeInclusive<u32>;
+}

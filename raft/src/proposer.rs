@@ -1,0 +1,265 @@
+//! Gathers commands into entries: while fewer than four entries are in flight, whatever waits goes out. No timer.
+//!
+//! Invariant: every command gets exactly one answer; commands enter the log in the order in which they were given; what
+//! waits is bounded by bytes, and beyond that refused with a time to retry.
+//! Not here: what a command says.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::adapter::core::{Core, Hint, Outcome};
+use crate::error::ProposeError;
+use crate::machine::Machine;
+use crate::seams::Stamp;
+use crate::types::{GroupId, NodeId, Position};
+
+/// Commands in an entry: with 128 grants each they fill the 16 bits of a fence's slot.
+const COMMANDS_PER_ENTRY_MAX: usize = 512;
+/// Bytes of an entry of more than one command: small enough that one entry never holds up the next for long.
+const ENTRY_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of one command, which then has an entry of its own.
+const COMMAND_BYTES_MAX: usize = 1024 * 1024;
+/// Four entries cover one sync and one round trip at full speed; more would only add latency when a follower is slow.
+const ENTRIES_IN_FLIGHT_MAX: usize = 4;
+/// What may wait, in bytes: some hundred milliseconds of a disk's work.
+const QUEUED_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long a full queue takes to have room again.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// Called once with the answer, on whatever thread it was made: it must not block.
+pub(crate) type Done<M> =
+    Box<dyn FnOnce(Result<(<M as Machine>::Reply, Position), ProposeError>) + Send>;
+
+struct Queued<M: Machine> {
+    command: M::Command,
+    bytes: usize,
+    done: Done<M>,
+}
+
+struct Waiting<M: Machine> {
+    commands: VecDeque<Queued<M>>,
+    bytes: usize,
+    in_flight: usize,
+    stopped: bool,
+}
+
+/// The proposer of one group.
+pub(crate) struct Proposer<M: Machine> {
+    group: GroupId,
+    this: NodeId,
+    core: Arc<Core>,
+    stamp: Arc<dyn Stamp>,
+    hints: watch::Receiver<Hint>,
+    waiting: Mutex<Waiting<M>>,
+    work: Notify,
+}
+
+impl<M: Machine> Proposer<M> {
+    pub(crate) fn new(
+        group: GroupId,
+        core: Arc<Core>,
+        stamp: Arc<dyn Stamp>,
+        hints: watch::Receiver<Hint>,
+    ) -> Arc<Self> {
+        let waiting = Waiting {
+            commands: VecDeque::new(),
+            bytes: 0,
+            in_flight: 0,
+            stopped: false,
+        };
+        Arc::new(Self {
+            group,
+            this: core.this,
+            core,
+            stamp,
+            hints,
+            waiting: Mutex::new(waiting),
+            work: Notify::new(),
+        })
+    }
+
+    /// Takes a command, or answers at once why not.
+    pub(crate) fn propose(&self, command: M::Command, done: Done<M>) {
+        let hint = *self.hints.borrow();
+        let bytes = M::command_bytes(&command);
+        if !hint.is_self {
+            return done(Err(ProposeError::NotLeader {
+                group: self.group,
+                leader: hint.leader,
+            }));
+        }
+        if bytes > COMMAND_BYTES_MAX {
+            return done(Err(ProposeError::TooLarge {
+                bytes,
+                bytes_max: COMMAND_BYTES_MAX,
+            }));
+        }
+        let mut waiting = self.waiting.lock();
+        if waiting.stopped {
+            drop(waiting);
+            return done(Err(ProposeError::Stopped));
+        }
+        if waiting.bytes + bytes > QUEUED_BYTES_MAX {
+            let queued_bytes = waiting.bytes;
+            drop(waiting);
+            let (group, retry_after) = (self.group, RETRY_AFTER);
+            return done(Err(ProposeError::Overloaded {
+                group,
+                queued_bytes,
+                retry_after,
+            }));
+        }
+        waiting.bytes += bytes;
+        waiting.commands.push_back(Queued {
+            command,
+            bytes,
+            done,
+        });
+        let must_wake = waiting.in_flight < ENTRIES_IN_FLIGHT_MAX;
+        drop(waiting);
+        if must_wake {
+            self.work.notify_one();
+        }
+    }
+
+    /// Cuts entries until stopped.
+    pub(crate) async fn run(self: Arc<Self>) {
+        loop {
+            let woken = self.work.notified();
+            loop {
+                match self.cut() {
+                    Cut::Entry(commands) => self.write(commands).await,
+                    Cut::Nothing => break,
+                    Cut::Stopped => return,
+                }
+            }
+            woken.await;
+        }
+    }
+
+    /// Takes nothing more; what waits is told so.
+    pub(crate) fn stop(&self) {
+        let mut waiting = self.waiting.lock();
+        waiting.stopped = true;
+        let left = std::mem::take(&mut waiting.commands);
+        drop(waiting);
+        for queued in left {
+            (queued.done)(Err(ProposeError::Stopped));
+        }
+        self.work.notify_one();
+    }
+
+    fn cut(&self) -> Cut<M> {
+        let mut waiting = self.waiting.lock();
+        if waiting.stopped {
+            return Cut::Stopped;
+        }
+        if waiting.in_flight >= ENTRIES_IN_FLIGHT_MAX || waiting.commands.is_empty() {
+            return Cut::Nothing;
+        }
+        let (mut count, mut bytes) = (0, 0);
+        for queued in waiting.commands.iter().take(COMMANDS_PER_ENTRY_MAX) {
+            if count > 0 && bytes + queued.bytes > ENTRY_BYTES_MAX {
+                break;
+            }
+            bytes += queued.bytes;
+            count += 1;
+        }
+        waiting.bytes -= bytes;
+        waiting.in_flight += 1;
+        Cut::Entry(waiting.commands.drain(..count).collect())
+    }
+
+    async fn write(self: &Arc<Self>, entry: Vec<Queued<M>>) {
+        let hint = *self.hints.borrow();
+        let (commands, dones): (Vec<M::Command>, Vec<Done<M>>) =
+            entry.into_iter().map(|it| (it.command, it.done)).unzip();
+        if !hint.is_self {
+            self.landed();
+            return refuse::<M>(
+                dones,
+                &ProposeError::NotLeader {
+                    group: self.group,
+                    leader: hint.leader,
+                },
+            );
+        }
+        let group = self.group.0.to_string();
+        #[expect(clippy::cast_precision_loss, reason = "a histogram of at most 512")]
+        metrics::histogram!("holdfast_raft_entry_commands", "group" => group)
+            .record(commands.len() as f64);
+        let (epoch, at_ms) = self.stamp.stamp();
+        let batch = M::encode(epoch, at_ms, &commands);
+        drop(commands);
+        let proposer = Arc::clone(self);
+        let began = Instant::now();
+        let done = move |outcome| {
+            proposer.landed();
+            proposer.answer(outcome, dones, began);
+        };
+        self.core
+            .write(batch, Some((hint.term, self.this)), done)
+            .await;
+    }
+
+    /// One entry less in flight.
+    fn landed(&self) {
+        let mut waiting = self.waiting.lock();
+        waiting.in_flight -= 1;
+        let more = !waiting.commands.is_empty();
+        drop(waiting);
+        if more {
+            self.work.notify_one();
+        }
+    }
+
+    fn answer(&self, outcome: Outcome, dones: Vec<Done<M>>, began: Instant) {
+        let group = self.group;
+        let label = group.0.to_string();
+        let result = match outcome {
+            Outcome::Applied { index, replies } => {
+                metrics::histogram!("holdfast_raft_commit_duration_seconds", "group" => label.clone())
+                    .record(began.elapsed());
+                match replies.downcast::<Vec<M::Reply>>() {
+                    Ok(replies) if replies.len() == dones.len() => {
+                        for (slot, (reply, done)) in (0..).zip(replies.into_iter().zip(dones)) {
+                            done(Ok((reply, Position { group, index, slot })));
+                        }
+                        "applied"
+                    }
+                    // A machine that answers fewer than it was asked: nothing is known of any of them.
+                    Ok(_) | Err(_) => {
+                        refuse::<M>(dones, &ProposeError::Unknown);
+                        "unknown"
+                    }
+                }
+            }
+            Outcome::NotLeader { leader } => {
+                refuse::<M>(dones, &ProposeError::NotLeader { group, leader });
+                "not_leader"
+            }
+            Outcome::Unknown => {
+                refuse::<M>(dones, &ProposeError::Unknown);
+                "unknown"
+            }
+        };
+        metrics::counter!("holdfast_raft_proposals_total", "group" => label, "result" => result)
+            .increment(1);
+    }
+}
+
+enum Cut<M: Machine> {
+    Entry(Vec<Queued<M>>),
+    Nothing,
+    Stopped,
+}
+
+fn refuse<M: Machine>(dones: Vec<Done<M>>, error: &ProposeError) {
+    for done in dones {
+        done(Err(error.clone()));
+    }
+}

@@ -1,0 +1,171 @@
+//! The database of a node's states: one RocksDB instance for all groups, without a WAL, since the log replays it.
+//!
+//! Invariant: one column family, so a flush persists a prefix of the write history of every group at once.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, FlushOptions, Options, ReadOptions, ReadTier,
+    SliceTransform, WriteBatch, WriteOptions,
+};
+use uuid::Uuid;
+
+use super::pointer::{self, Pointer};
+use crate::error::StorageFault;
+use crate::types::{GroupId, NodeId};
+
+/// Key of the identity; no group has this number.
+const IDENT: &[u8] = b"\xff\xff\xff\xffident";
+/// Blocks of all groups kept in memory.
+const CACHE_BYTES: usize = 24 << 20;
+/// Flush and compaction together may write so much a second, so that the log's syncs are not starved.
+const BACKGROUND_BYTES_PER_SECOND: i64 = 96 << 20;
+
+/// The database of a node's states, all groups.
+pub struct StateDb {
+    pub(super) db: Arc<DB>,
+    pub(super) staging: PathBuf,
+}
+
+fn options() -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(&Cache::new_hyper_clock_cache(CACHE_BYTES, 0));
+    blocks.set_bloom_filter(10.0, false);
+    blocks.set_whole_key_filtering(true);
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_partition_filters(true);
+    blocks.set_index_type(rocksdb::BlockBasedIndexType::TwoLevelIndexSearch);
+    let mut it = Options::default();
+    it.create_if_missing(true);
+    it.set_block_based_table_factory(&blocks);
+    it.set_write_buffer_size(16 << 20);
+    it.set_max_write_buffer_number(4);
+    it.set_level_compaction_dynamic_level_bytes(true);
+    it.set_compression_type(DBCompressionType::Lz4);
+    it.set_prefix_extractor(SliceTransform::create_fixed_prefix(9));
+    it.set_memtable_prefix_bloom_ratio(0.1);
+    it.set_memtable_whole_key_filtering(true);
+    it.set_ratelimiter(BACKGROUND_BYTES_PER_SECOND, 100_000, 10);
+    it.set_bytes_per_sync(1 << 20);
+    it.set_max_open_files(512);
+    it.set_keep_log_file_num(4);
+    it.set_max_log_file_size(4 << 20);
+    it.set_max_background_jobs(2);
+    it
+}
+
+/// The pool of threads is shared by all instances of the process: flushes must not wait for compactions.
+fn set_threads(options: &mut Options) -> Result<(), StorageFault> {
+    let mut env =
+        rocksdb::Env::new().map_err(|cause| StorageFault::io("starting RocksDB", cause))?;
+    env.set_high_priority_background_threads(2);
+    env.set_low_priority_background_threads(2);
+    options.set_env(&env);
+    Ok(())
+}
+
+impl StateDb {
+    /// Opens or creates it.
+    ///
+    /// # Errors
+    /// Not this node's, damaged, or the disk failed.
+    pub fn open(folder: &Path, node: NodeId, incarnation: Uuid) -> Result<Arc<Self>, StorageFault> {
+        let (path, staging) = (folder.join("state"), folder.join("state-staging"));
+        let mut options = options();
+        set_threads(&mut options)?;
+        let what = |cause| StorageFault::io(format!("opening {}", path.display()), cause);
+        let db = Arc::new(DB::open(&options, &path).map_err(what)?);
+        // What was received and not installed when the process ended is of no use.
+        if staging.exists() {
+            let what = |cause| StorageFault::io(format!("clearing {}", staging.display()), cause);
+            std::fs::remove_dir_all(&staging).map_err(what)?;
+        }
+        verify_ident(&db, &path, node, incarnation)?;
+        Ok(Arc::new(Self { db, staging }))
+    }
+
+    /// Flushes; the instance closes with its last user.
+    pub fn close(&self) {
+        if let Err(fault) = self.flush() {
+            tracing::warn!(%fault, "the state could not be flushed at the end; it is replayed from the log");
+        }
+    }
+
+    /// Everything written so far survives a loss of power.
+    pub(super) fn flush(&self) -> Result<(), StorageFault> {
+        let mut wait = FlushOptions::default();
+        wait.set_wait(true);
+        self.db
+            .flush_opt(&wait)
+            .map_err(|cause| StorageFault::io("flushing the state", cause))
+    }
+
+    pub(super) fn write(&self, batch: WriteBatch) -> Result<(), StorageFault> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        options.set_memtable_insert_hint_per_batch(true);
+        let wrote = self.db.write_opt(batch, &options);
+        wrote.map_err(|cause| StorageFault::io("writing the state", cause))
+    }
+
+    pub(super) fn pointer(&self, group: GroupId, tier: ReadTier) -> Result<Pointer, StorageFault> {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(tier);
+        let found = self.db.get_opt(pointer::key(group), &options);
+        let found = found.map_err(|cause| StorageFault::io("reading a group's pointer", cause))?;
+        found.map_or_else(|| Ok(Pointer::default()), |bytes| Pointer::decode(&bytes))
+    }
+
+    /// Removes generations of a group other than the one that counts: left over from an install that did not end.
+    pub(super) fn drop_other_generations(
+        &self,
+        group: GroupId,
+        counts: u32,
+    ) -> Result<(), StorageFault> {
+        let mut batch = WriteBatch::default();
+        batch.delete_range(prefix(group, 0), prefix(group, counts));
+        batch.delete_range(prefix(group, counts + 1), prefix(group, u32::MAX));
+        self.write(batch)
+    }
+}
+
+fn verify_ident(db: &DB, path: &Path, node: NodeId, incarnation: Uuid) -> Result<(), StorageFault> {
+    let mut ours = node.0.to_be_bytes().to_vec();
+    ours.extend_from_slice(incarnation.as_bytes());
+    let io = |cause| StorageFault::io(format!("the identity in {}", path.display()), cause);
+    match db.get(IDENT).map_err(io)? {
+        Some(found) if found == ours => Ok(()),
+        Some(_) => {
+            let cause = format!(
+                "{} is of another node or another life of this one; a folder is never mixed from parts",
+                path.display()
+            );
+            Err(StorageFault::NotOurs { cause })
+        }
+        None => {
+            let mut options = WriteOptions::default();
+            options.disable_wal(true);
+            db.put_opt(IDENT, ours, &options).map_err(io)?;
+            let mut wait = FlushOptions::default();
+            wait.set_wait(true);
+            db.flush_opt(&wait).map_err(io)
+        }
+    }
+}
+
+/// Group and generation, before the machine's own key.
+pub(super) fn prefix(group: GroupId, generation: u32) -> [u8; 8] {
+    let mut key = [0; 8];
+    key[..4].copy_from_slice(&group.0.to_be_bytes());
+    key[4..].copy_from_slice(&generation.to_be_bytes());
+    key
+}
+
+/// A row's key as it is stored.
+pub(super) fn stored_key(group: GroupId, generation: u32, key: &[u8]) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(8 + key.len());
+    stored.extend_from_slice(&prefix(group, generation));
+    stored.extend_from_slice(key);
+    stored
+}
