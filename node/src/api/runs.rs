@@ -1,0 +1,540 @@
+//! `Runs`: start them, ask about them, tell them things.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::stream::BoxStream;
+use tokio::time::{Instant, timeout_at};
+use tonic::{Request, Response, Status};
+
+use holdfast_proto::{
+    domain::{rows::status_from, wire},
+    v1::{self, runs_client::RunsClient, runs_server::Runs},
+};
+use holdfast_raft::Freshness;
+use holdfast_scheduler::{
+    entry::{Ask, Change},
+    ids::{RunId, Seq, Version},
+    reply::{Reply, Status as RunStatus},
+    time::Timestamp,
+    views::{self, Filter, PageStart},
+};
+
+use super::{Api, describe, freshness, opened, status};
+use crate::partitions::Partition;
+
+/// The longest that `Result` waits; a caller asks again.
+const RESULT_WAIT_MAX: Duration = Duration::from_secs(30);
+/// A watcher looks again after this, should a wake have been lost with a restart of its node's state.
+const WATCH_AGAIN: Duration = Duration::from_secs(15);
+/// Runs on a page unless asked otherwise, and at most.
+const PAGE_DEFAULT: u32 = 50;
+const PAGE_MAX: u32 = 500;
+/// Journal rows in one answer; with payloads they must fit a message of 4 MiB, so few of them may.
+const JOURNAL_ROWS_MAX: usize = 1_000;
+const JOURNAL_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// The service.
+pub struct RunsApi(pub Arc<Api>);
+
+fn bad(it: &wire::BadRequest) -> Status {
+    status::bad_request(it)
+}
+
+fn run_id(text: &str) -> Result<RunId, Status> {
+    wire::run_id(text).map_err(|it| bad(&it))
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "an answer is taken, as by the others"
+)]
+fn changed(reply: Reply, position: v1::Position) -> Result<v1::ChangeReply, Status> {
+    match reply {
+        Reply::Changed(after) => Ok(v1::ChangeReply {
+            position: Some(position),
+            status: wire::status_to(after).into(),
+        }),
+        _ => Err(status::unexpected("a change of a run")),
+    }
+}
+
+impl RunsApi {
+    async fn describe(
+        &self,
+        partition: &Partition,
+        id: &RunId,
+        how: Freshness,
+    ) -> Result<v1::GetReply, Status> {
+        let of = id.clone();
+        let (found, position) = self
+            .0
+            .look(partition, how, move |rows| {
+                let Some(run) = views::run(rows, &of)? else {
+                    return Ok(None);
+                };
+                describe::run(rows, &run).map(Some)
+            })
+            .await?;
+        let run = found.ok_or_else(|| describe::no_such_run(id))?;
+        Ok(v1::GetReply {
+            position: Some(position),
+            run: Some(run),
+        })
+    }
+
+    /// Cancel, terminate, pause, resume.
+    async fn change<F>(
+        &self,
+        request: Request<v1::ChangeRequest>,
+        ask: impl FnOnce(Change) -> Ask,
+        call: impl FnOnce(tonic::transport::Channel, Request<v1::ChangeRequest>) -> F,
+    ) -> Result<Response<v1::ChangeReply>, Status>
+    where
+        F: Future<Output = Result<Response<v1::ChangeReply>, Status>>,
+    {
+        let (hop, it) = opened(request);
+        let change = wire::change(it.clone()).map_err(|it| bad(&it))?;
+        let partition = self.0.home(&change.run)?;
+        self.0
+            .ask(&partition, ask(change), (hop, it), changed, call)
+            .await
+    }
+}
+
+#[tonic::async_trait]
+impl Runs for RunsApi {
+    async fn start(
+        &self,
+        request: Request<v1::StartRequest>,
+    ) -> Result<Response<v1::StartReply>, Status> {
+        let (hop, it) = opened(request);
+        let start = wire::start(it.clone()).map_err(|it| bad(&it))?;
+        self.0.disk.verify_starts()?;
+        let partition = self.0.home(&start.run)?;
+        let (run_id, workflow) = (it.run_id.clone(), it.workflow.clone());
+        let answer = move |reply, position| match reply {
+            Reply::Started {
+                generation,
+                version,
+                created,
+            } => {
+                if created {
+                    metrics::counter!("holdfast_runs_started_total", "workflow" => workflow)
+                        .increment(1);
+                }
+                Ok(v1::StartReply {
+                    position: Some(position),
+                    run_id,
+                    generation: generation.0,
+                    version: version.0,
+                    created,
+                })
+            }
+            _ => Err(status::unexpected("a start")),
+        };
+        self.0
+            .ask(
+                &partition,
+                Ask::Start(start),
+                (hop, it),
+                answer,
+                |channel, request| async move { RunsClient::new(channel).start(request).await },
+            )
+            .await
+    }
+
+    async fn get(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::GetReply>, Status> {
+        let it = request.into_inner();
+        let id = run_id(&it.run_id)?;
+        let partition = self.0.home(&id)?;
+        let how = freshness(partition.group, it.stale, it.at_least);
+        self.describe(&partition, &id, how).await.map(Response::new)
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::ListReply>, Status> {
+        let it = request.into_inner();
+        let filter = filter(&it)?;
+        let page_size = match it.page_size {
+            0 => PAGE_DEFAULT,
+            size => size.min(PAGE_MAX),
+        };
+        let limit = usize::try_from(page_size).unwrap_or(usize::MAX);
+        let (first, mut after) = page_start(&it.page_token)?;
+        let how = if it.stale {
+            Freshness::Stale
+        } else {
+            Freshness::Linear
+        };
+        let mut reply = v1::ListReply::default();
+        let partitions = self.0.concerned(super::Hop::First)?;
+        for partition in partitions.iter().filter(|it| it.group >= first) {
+            let room = limit - reply.runs.len();
+            let (filter, from) = (filter.clone(), after.take());
+            let ((page, next), position) = self
+                .0
+                .look(partition, how, move |rows| {
+                    views::list(rows, &filter, &from, room)
+                })
+                .await?;
+            reply.positions.push(position);
+            reply.runs.extend(page.iter().map(describe::summary));
+            let is_last = partitions
+                .last()
+                .is_some_and(|last| last.group == partition.group);
+            if let Some((started, id)) = next {
+                reply.next_page_token = format!("{}:{}:{id}", partition.group, started.0);
+                break;
+            }
+            if reply.runs.len() >= limit && !is_last {
+                reply.next_page_token = format!("{}::", partition.group + 1);
+                break;
+            }
+        }
+        Ok(Response::new(reply))
+    }
+
+    async fn journal(
+        &self,
+        request: Request<v1::JournalRequest>,
+    ) -> Result<Response<v1::JournalReply>, Status> {
+        let it = request.into_inner();
+        let id = run_id(&it.run_id)?;
+        let partition = self.0.home(&id)?;
+        let of = id.clone();
+        let from = Seq(it.from_seq);
+        let look = self.0.look(&partition, Freshness::Linear, move |rows| {
+            let Some(run) = views::run(rows, &of)? else {
+                return Ok(None);
+            };
+            views::journal(rows, &of, run.generation(), from, JOURNAL_ROWS_MAX).map(Some)
+        });
+        let (found, position) = look.await?;
+        let found = found.ok_or_else(|| describe::no_such_run(&id))?;
+        let full = found.len() == JOURNAL_ROWS_MAX;
+        let mut reply = v1::JournalReply {
+            position: Some(position),
+            ..v1::JournalReply::default()
+        };
+        let mut bytes = 0;
+        for row in &found {
+            let shown = wire::journal_row_to(partition.group, row, it.payloads);
+            bytes += prost::Message::encoded_len(&shown);
+            if bytes > JOURNAL_BYTES_MAX && !reply.rows.is_empty() {
+                reply.next_seq = row.seq.0;
+                break;
+            }
+            reply.rows.push(shown);
+        }
+        if full && reply.next_seq == 0 {
+            reply.next_seq = found.last().map_or(0, |row| row.seq.0 + 1);
+        }
+        Ok(Response::new(reply))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainReply>, Status> {
+        let id = run_id(&request.into_inner().run_id)?;
+        let partition = self.0.home(&id)?;
+        let (of, now) = (id.clone(), partition.clock.now());
+        let look = self.0.look(&partition, Freshness::Linear, move |rows| {
+            let Some(run) = views::run(rows, &of)? else {
+                return Ok(None);
+            };
+            views::explain(rows, &run, as_of(rows, now)?).map(Some)
+        });
+        let (found, position) = look.await?;
+        let found = found.ok_or_else(|| describe::no_such_run(&id))?;
+        Ok(Response::new(v1::ExplainReply {
+            position: Some(position),
+            sentence: found.sentence,
+            evidence: found.evidence,
+        }))
+    }
+
+    async fn result(
+        &self,
+        request: Request<v1::ResultRequest>,
+    ) -> Result<Response<v1::GetReply>, Status> {
+        let it = request.into_inner();
+        let id = run_id(&it.run_id)?;
+        let partition = self.0.home(&id)?;
+        let wait = Duration::from_millis(it.wait_ms).min(RESULT_WAIT_MAX);
+        let until = Instant::now() + wait;
+        let watch = partition.watchers.watch(&id);
+        let mut how = Freshness::Linear;
+        loop {
+            let mut next = std::pin::pin!(watch.next());
+            next.as_mut().enable();
+            let reply = self.describe(&partition, &id, how).await?;
+            if is_final(&reply) || timeout_at(until, next).await.is_err() {
+                return Ok(Response::new(reply));
+            }
+            // This replica has applied the change that woke us, and a final state never changes.
+            how = Freshness::Stale;
+        }
+    }
+
+    async fn signal(
+        &self,
+        request: Request<v1::SignalRequest>,
+    ) -> Result<Response<v1::ChangeReply>, Status> {
+        let (hop, it) = opened(request);
+        let signal = wire::signal(it.clone()).map_err(|it| bad(&it))?;
+        let partition = self.0.home(&signal.run)?;
+        self.0
+            .ask(
+                &partition,
+                Ask::Signal(signal),
+                (hop, it),
+                changed,
+                |channel, request| async move { RunsClient::new(channel).signal(request).await },
+            )
+            .await
+    }
+
+    async fn get_view(
+        &self,
+        request: Request<v1::GetViewRequest>,
+    ) -> Result<Response<v1::GetViewReply>, Status> {
+        let it = request.into_inner();
+        let id = run_id(&it.run_id)?;
+        let name = wire::name("name", &it.name).map_err(|it| bad(&it))?;
+        let partition = self.0.home(&id)?;
+        let of = id.clone();
+        let look = self.0.look(&partition, Freshness::Linear, move |rows| {
+            let known = views::run(rows, &of)?.is_some();
+            Ok((known, views::view(rows, &of, &name)?))
+        });
+        let ((known, value), position) = look.await?;
+        if !known {
+            return Err(describe::no_such_run(&id));
+        }
+        Ok(Response::new(v1::GetViewReply {
+            position: Some(position),
+            found: value.is_some(),
+            value: value.unwrap_or_default(),
+        }))
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<v1::ChangeRequest>,
+    ) -> Result<Response<v1::ChangeReply>, Status> {
+        self.change(request, Ask::Cancel, |channel, request| async move {
+            RunsClient::new(channel).cancel(request).await
+        })
+        .await
+    }
+
+    async fn terminate(
+        &self,
+        request: Request<v1::ChangeRequest>,
+    ) -> Result<Response<v1::ChangeReply>, Status> {
+        self.change(request, Ask::Terminate, |channel, request| async move {
+            RunsClient::new(channel).terminate(request).await
+        })
+        .await
+    }
+
+    async fn pause(
+        &self,
+        request: Request<v1::ChangeRequest>,
+    ) -> Result<Response<v1::ChangeReply>, Status> {
+        self.change(request, Ask::Pause, |channel, request| async move {
+            RunsClient::new(channel).pause(request).await
+        })
+        .await
+    }
+
+    async fn resume(
+        &self,
+        request: Request<v1::ChangeRequest>,
+    ) -> Result<Response<v1::ChangeReply>, Status> {
+        self.change(request, Ask::Resume, |channel, request| async move {
+            RunsClient::new(channel).resume(request).await
+        })
+        .await
+    }
+
+    async fn retry(
+        &self,
+        request: Request<v1::RetryRequest>,
+    ) -> Result<Response<v1::ChangeReply>, Status> {
+        let (hop, it) = opened(request);
+        let retry = wire::retry(it.clone()).map_err(|it| bad(&it))?;
+        let partition = self.0.home(&retry.run)?;
+        self.0
+            .ask(
+                &partition,
+                Ask::Retry(retry),
+                (hop, it),
+                changed,
+                |channel, request| async move { RunsClient::new(channel).retry(request).await },
+            )
+            .await
+    }
+
+    type WatchStream = BoxStream<'static, Result<v1::GetReply, Status>>;
+
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let id = run_id(&request.into_inner().run_id)?;
+        let partition = self.0.home(&id)?;
+        let runs = Self(Arc::clone(&self.0));
+        let watching = Watching {
+            runs,
+            partition,
+            id,
+            shown: None,
+            over: false,
+        };
+        let changes = futures::stream::unfold(watching, |mut watching| async move {
+            let item = watching.next().await?;
+            Some((item, watching))
+        });
+        Ok(Response::new(Box::pin(changes)))
+    }
+}
+
+/// One `Watch` call.
+struct Watching {
+    runs: RunsApi,
+    partition: Arc<Partition>,
+    id: RunId,
+    shown: Option<v1::RunSummary>,
+    over: bool,
+}
+
+impl Watching {
+    /// The run as it is, once it differs from what was shown last.
+    async fn next(&mut self) -> Option<Result<v1::GetReply, Status>> {
+        if self.over {
+            return None;
+        }
+        let partition = Arc::clone(&self.partition);
+        let watch = partition.watchers.watch(&self.id);
+        loop {
+            let mut next = std::pin::pin!(watch.next());
+            next.as_mut().enable();
+            let how = if self.shown.is_none() {
+                Freshness::Linear
+            } else {
+                Freshness::Stale
+            };
+            let reply = match self.runs.describe(&partition, &self.id, how).await {
+                Ok(reply) => reply,
+                Err(status) => {
+                    self.over = true;
+                    return Some(Err(status));
+                }
+            };
+            let summary = reply.run.as_ref().and_then(|run| run.summary.clone());
+            if summary != self.shown {
+                self.shown = summary;
+                self.over = is_final(&reply);
+                return Some(Ok(reply));
+            }
+            drop(tokio::time::timeout(WATCH_AGAIN, next).await);
+        }
+    }
+}
+
+/// The group clock: the leader's own, or where the rows stand.
+fn as_of<R: holdfast_scheduler::rows::ReadRows + ?Sized>(
+    rows: &R,
+    now: Option<Timestamp>,
+) -> Result<Timestamp, holdfast_scheduler::rows::Fault> {
+    use holdfast_scheduler::rows::TypedRows;
+    match now {
+        Some(now) => Ok(now),
+        None => Ok(rows.group()?.unwrap_or_default().clock),
+    }
+}
+
+fn is_final(reply: &v1::GetReply) -> bool {
+    let summary = reply.run.as_ref().and_then(|run| run.summary.as_ref());
+    summary.is_some_and(|summary| {
+        run_status(summary.status)
+            .ok()
+            .flatten()
+            .is_some_and(RunStatus::is_final)
+    })
+}
+
+fn run_status(number: i32) -> Result<Option<RunStatus>, Status> {
+    if number == 0 {
+        return Ok(None);
+    }
+    let known = u32::try_from(number)
+        .ok()
+        .and_then(|number| status_from(number).ok());
+    known
+        .map(Some)
+        .ok_or_else(|| status::invalid("status", format!("{number} is unknown")))
+}
+
+fn filter(it: &v1::ListRequest) -> Result<Filter, Status> {
+    let workflow = (!it.workflow.is_empty()).then(|| wire::name("workflow", &it.workflow));
+    let version = (it.version != 0).then_some(Version(it.version));
+    if version.is_some() && workflow.is_none() {
+        return Err(status::invalid("version", "name the workflow, too"));
+    }
+    Ok(Filter {
+        status: run_status(it.status)?,
+        workflow: workflow.transpose().map_err(|it| bad(&it))?,
+        version,
+    })
+}
+
+/// `partition:started:run`: where the page before ended.
+fn page_start(token: &str) -> Result<(u32, PageStart), Status> {
+    if token.is_empty() {
+        return Ok((0, None));
+    }
+    let wrong = || status::invalid("page_token", "it is not one that this cluster gave");
+    let mut parts = token.splitn(3, ':');
+    let partition = parts
+        .next()
+        .and_then(|part| part.parse().ok())
+        .ok_or_else(wrong)?;
+    let (started, id) = (
+        parts.next().ok_or_else(wrong)?,
+        parts.next().ok_or_else(wrong)?,
+    );
+    if id.is_empty() {
+        return Ok((partition, None));
+    }
+    let started = started.parse().map_err(|_| wrong())?;
+    Ok((partition, Some((Timestamp(started), run_id(id)?))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_token_is_taken_back_and_anything_else_refused() {
+        let (partition, after) = page_start("2:17:order:1").unwrap();
+        assert_eq!(partition, 2);
+        assert_eq!(after, Some((Timestamp(17), RunId::new("order:1").unwrap())));
+        assert_eq!(page_start("3::").unwrap(), (3, None));
+        assert!(page_start("x").is_err());
+    }
+
+    #[test]
+    fn an_unknown_status_is_refused() {
+        assert!(run_status(0).unwrap().is_none());
+        assert_eq!(run_status(8).unwrap(), Some(RunStatus::Completed));
+        assert!(run_status(99).is_err());
+    }
+}

@@ -1,0 +1,363 @@
+//! `Engine`: raft's `Machine` by `scheduler::apply`; rows over the overlay, in their stored form.
+//!
+//! Invariant: what is cached here equals what the overlay would give, so a replica that was restarted a moment ago writes
+//! the same bytes. Rows are written only when a command counts (`Turn` holds them back), so the cache needs no savepoints.
+//! Not here: rules (`scheduler`), bytes (`proto::domain`), when something is applied (`raft`).
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    ops::{Bound, RangeInclusive},
+};
+
+use bytes::Bytes;
+
+use holdfast_proto::domain::{keys, log, rows as stored};
+use holdfast_raft::{Applied, Fault, Machine, Overlay, RowSnapshot, StorageFault};
+use holdfast_scheduler::{
+    apply::{LEVEL_MAX, apply},
+    bounds,
+    effect::Effect,
+    entry::{Ask, BecomeLeader, Body, Command, Duty, Entry},
+    ids::{Epoch, LogIndex, RunId, SessionId},
+    orders::Orders,
+    reply::Reply,
+    rows::{self, Key, ReadRows, Row, Rows},
+    time::Timestamp,
+};
+
+/// What this node puts into the log of a group.
+#[derive(Debug, Clone)]
+pub enum Proposal {
+    /// An ask or a duty.
+    Command(Command),
+    /// This node takes the group over. It always travels alone.
+    BecomeLeader(BecomeLeader),
+}
+
+impl From<Ask> for Proposal {
+    fn from(ask: Ask) -> Self {
+        Self::Command(Command::Ask(ask))
+    }
+}
+
+impl From<Duty> for Proposal {
+    fn from(duty: Duty) -> Self {
+        Self::Command(Command::Duty(duty))
+    }
+}
+
+/// What to read again when effects found no room.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Dirty {
+    /// The leadership.
+    Epoch,
+    /// A run, and all that is open in it.
+    Run(RunId),
+    /// A session.
+    Session(SessionId),
+    /// What waits at limits, and when something falls due.
+    Orders,
+}
+
+/// Rows kept decoded: a busy run is read and written once per Advance. Two generations of so many rows, some 2 KiB each.
+const CACHED_ROWS_MAX: usize = 8_192;
+
+/// The engine of one group.
+#[derive(Debug, Default)]
+pub struct Engine {
+    orders: Orders,
+    cache: RefCell<Cache>,
+}
+
+impl Machine for Engine {
+    type Command = Proposal;
+    type Reply = Reply;
+    type Effect = Effect;
+    type Dirty = Dirty;
+
+    fn command_bytes(command: &Proposal) -> usize {
+        match command {
+            Proposal::Command(command) => log::command_bytes(command),
+            // As large as a command may be, so that the proposer cuts an entry before it and another behind it.
+            Proposal::BecomeLeader(_) => bounds::COMMAND_BYTES_MAX,
+        }
+    }
+
+    fn encode(epoch: u64, proposed_at_ms: u64, commands: &[Proposal]) -> Bytes {
+        if let [Proposal::BecomeLeader(it)] = commands {
+            return log::encode(&Entry {
+                level: LEVEL_MAX,
+                body: Body::BecomeLeader(it.clone()),
+            });
+        }
+        let commands = commands.iter().map(|proposal| match proposal {
+            Proposal::Command(command) => command,
+            Proposal::BecomeLeader(_) => unreachable!("a BecomeLeader weighs a whole entry"),
+        });
+        log::encode_batch(LEVEL_MAX, Epoch(epoch), Timestamp(proposed_at_ms), commands)
+    }
+
+    fn apply(
+        &mut self,
+        rows: &mut Overlay<'_>,
+        at: u64,
+        entry: &[u8],
+    ) -> Result<Applied<Reply, Effect>, Fault> {
+        let entry =
+            log::decode(Bytes::copy_from_slice(entry)).map_err(|cause| Fault(cause.to_string()))?;
+        let mut rows = OverlayRows {
+            overlay: rows,
+            cache: &self.cache,
+        };
+        let applied = apply(&mut rows, &mut self.orders, LogIndex(at), &entry)
+            .map_err(|fault| Fault(fault.0))?;
+        Ok(Applied {
+            replies: applied.replies,
+            effects: applied.effects,
+        })
+    }
+
+    fn rebuild(&mut self, rows: &RowSnapshot<'_>) {
+        self.cache = RefCell::default();
+        self.orders = Orders::rebuild(&SnapshotRows(rows)).unwrap_or_else(|fault| {
+            // Without orders nothing could be applied as the other replicas apply it: this node must not go on.
+            panic!("the rows of this replica cannot be read, replace this node: {fault}")
+        });
+    }
+
+    fn dirty(effect: &Effect) -> Dirty {
+        match effect {
+            Effect::Epoch { .. } => Dirty::Epoch,
+            Effect::Ready { work, .. }
+            | Effect::NotReady(work)
+            | Effect::Granted { work, .. }
+            | Effect::LeaseBegan { work, .. }
+            | Effect::Progressed { work, .. }
+            | Effect::LeaseEnded { work, .. }
+            | Effect::Stop { work, .. } => Dirty::Run(work.run().clone()),
+            Effect::Driven { run, .. }
+            | Effect::JournalGrew { run, .. }
+            | Effect::RunChanged { run, .. } => Dirty::Run(run.clone()),
+            Effect::SessionAttached { session, .. } | Effect::SessionEnded(session) => {
+                Dirty::Session(*session)
+            }
+            Effect::Due(_) | Effect::LimitWaits { .. } => Dirty::Orders,
+        }
+    }
+
+    fn levels(&self) -> RangeInclusive<u32> {
+        1..=LEVEL_MAX.0
+    }
+}
+
+/// Decoded rows of the kinds that are read again soon. When the younger half is full, the older half goes.
+#[derive(Debug, Default)]
+struct Cache {
+    young: HashMap<Key, Option<Row>>,
+    old: HashMap<Key, Option<Row>>,
+}
+
+impl Cache {
+    fn keeps(key: &Key) -> bool {
+        match key {
+            Key::Group
+            | Key::Run(_)
+            | Key::Session(_)
+            | Key::Limit(_)
+            | Key::Workflow(_)
+            | Key::Version(..) => true,
+            Key::Finished(_)
+            | Key::Input(..)
+            | Key::Journal(..)
+            | Key::Signal(..)
+            | Key::Seen(..)
+            | Key::View(..)
+            | Key::ByClass(..)
+            | Key::ByWorkflow(..)
+            | Key::ByTime(..) => false,
+        }
+    }
+
+    #[expect(
+        clippy::option_option,
+        reason = "known to be absent is not the same as not known"
+    )]
+    fn get(&mut self, key: &Key) -> Option<Option<Row>> {
+        if let Some(row) = self.young.get(key) {
+            return Some(row.clone());
+        }
+        let row = self.old.remove(key)?;
+        self.put(key.clone(), row.clone());
+        Some(row)
+    }
+
+    fn put(&mut self, key: Key, row: Option<Row>) {
+        if self.young.len() >= CACHED_ROWS_MAX {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.old.remove(&key);
+        self.young.insert(key, row);
+    }
+}
+
+/// The rows of a group while an entry is applied.
+struct OverlayRows<'a, 'o> {
+    overlay: &'a mut Overlay<'o>,
+    cache: &'a RefCell<Cache>,
+}
+
+impl ReadRows for OverlayRows<'_, '_> {
+    fn get(&self, key: &Key) -> Result<Option<Row>, rows::Fault> {
+        if Cache::keeps(key)
+            && let Some(row) = self.cache.borrow_mut().get(key)
+        {
+            return Ok(row);
+        }
+        let row = decode_found(key, self.overlay.get(&keys::encode(key)))?;
+        if Cache::keeps(key) {
+            self.cache.borrow_mut().put(key.clone(), row.clone());
+        }
+        Ok(row)
+    }
+
+    fn scan(
+        &self,
+        from: Bound<&Key>,
+        each: &mut dyn FnMut(Key, Row) -> bool,
+    ) -> Result<(), rows::Fault> {
+        scan(
+            |from, to, limit| self.overlay.scan(from, to, limit),
+            from,
+            each,
+        )
+    }
+}
+
+impl Rows for OverlayRows<'_, '_> {
+    fn put(&mut self, key: &Key, row: &Row) {
+        self.overlay.put(keys::encode(key), stored::encode(row));
+        if Cache::keeps(key) {
+            self.cache.borrow_mut().put(key.clone(), Some(row.clone()));
+        }
+    }
+
+    fn delete(&mut self, key: &Key) {
+        self.overlay.delete(keys::encode(key));
+        if Cache::keeps(key) {
+            self.cache.borrow_mut().put(key.clone(), None);
+        }
+    }
+}
+
+/// The rows of a group as a reader sees them.
+pub struct SnapshotRows<'a, 's>(pub &'a RowSnapshot<'s>);
+
+impl ReadRows for SnapshotRows<'_, '_> {
+    fn get(&self, key: &Key) -> Result<Option<Row>, rows::Fault> {
+        decode_found(key, self.0.get(&keys::encode(key)))
+    }
+
+    fn scan(
+        &self,
+        from: Bound<&Key>,
+        each: &mut dyn FnMut(Key, Row) -> bool,
+    ) -> Result<(), rows::Fault> {
+        scan(|from, to, limit| self.0.scan(from, to, limit), from, each)
+    }
+}
+
+fn decode_found(
+    key: &Key,
+    found: Result<Option<Bytes>, StorageFault>,
+) -> Result<Option<Row>, rows::Fault> {
+    let found = found.map_err(|fault| rows::Fault(fault.to_string()))?;
+    found.map(|bytes| decode(key, &bytes)).transpose()
+}
+
+fn decode(key: &Key, bytes: &Bytes) -> Result<Row, rows::Fault> {
+    stored::decode(key, bytes).map_err(|cause| rows::Fault(format!("row {key:?}: {cause}")))
+}
+
+/// Above every key: kinds are small numbers.
+const END_OF_KEYS: [u8; 1] = [0xff];
+/// The first part of a scan: most look at one or two rows and stop.
+const FIRST_ROWS: usize = 4;
+/// Parts grow, so that a long scan seeks seldom.
+const PART_ROWS_MAX: usize = 1_024;
+
+fn scan(
+    part: impl Fn(&[u8], &[u8], usize) -> Result<Vec<(Bytes, Bytes)>, StorageFault>,
+    from: Bound<&Key>,
+    each: &mut dyn FnMut(Key, Row) -> bool,
+) -> Result<(), rows::Fault> {
+    let mut next = match from {
+        Bound::Included(key) => keys::encode(key).to_vec(),
+        Bound::Excluded(key) => after(&keys::encode(key)),
+        Bound::Unbounded => Vec::new(),
+    };
+    let mut limit = FIRST_ROWS;
+    loop {
+        let rows = part(&next, &END_OF_KEYS, limit);
+        let rows = rows.map_err(|fault| rows::Fault(fault.to_string()))?;
+        let full = rows.len() == limit;
+        if let Some((last, _)) = rows.last() {
+            next = after(last);
+        }
+        for (key, value) in rows {
+            let key = keys::decode(&key).map_err(|cause| rows::Fault(cause.to_string()))?;
+            let row = decode(&key, &value)?;
+            if !each(key, row) {
+                return Ok(());
+            }
+        }
+        if !full {
+            return Ok(());
+        }
+        limit = (limit * 4).min(PART_ROWS_MAX);
+    }
+}
+
+/// The least key above this one.
+fn after(key: &[u8]) -> Vec<u8> {
+    let mut next = Vec::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.push(0);
+    next
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_scheduler::ids::{Name, NodeId};
+
+    use super::*;
+
+    #[test]
+    fn a_become_leader_weighs_a_whole_entry_and_is_encoded_alone() {
+        let name = |text| Name::new(text).unwrap();
+        let levels = (LEVEL_MAX, LEVEL_MAX);
+        let (node, anchor) = (NodeId(1), Timestamp(7));
+        let it = BecomeLeader {
+            node,
+            incarnation: name("i"),
+            boot: name("b"),
+            levels,
+            anchor,
+        };
+        let proposal = Proposal::BecomeLeader(it.clone());
+        assert_eq!(Engine::command_bytes(&proposal), bounds::COMMAND_BYTES_MAX);
+        let entry = log::decode(Engine::encode(0, 0, &[proposal])).unwrap();
+        assert_eq!(entry.body, Body::BecomeLeader(it));
+    }
+
+    #[test]
+    fn the_cache_forgets_the_older_half_only() {
+        let mut cache = Cache::default();
+        let key = |n: u64| Key::Session(SessionId(n));
+        for n in 0..=CACHED_ROWS_MAX as u64 {
+            cache.put(key(n), None);
+        }
+        assert!(cache.get(&key(0)).is_some());
+        assert!(cache.young.len() + cache.old.len() <= 2 * CACHED_ROWS_MAX);
+    }
+}
