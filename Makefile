@@ -1,31 +1,38 @@
-# One front door. Each target sets up what is missing first; on a machine that has all it needs that is silent.
+# One front door. Each target sets up what is missing first; on a machine that has all it needs that is silent and instant.
 SHELL := /bin/bash
 .ONESHELL:
 .SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
 export PATH := $(HOME)/.cargo/bin:$(PATH)
-ready = scripts/setup && eval "$$(scripts/rocksdb)"
-target = $${CARGO_TARGET_DIR:-target}
+# Two steps: a failure inside "eval $(…)" would go unseen.
+ready = scripts/setup; exports=$$(scripts/rocksdb); eval "$$exports"
+bin = "$${CARGO_TARGET_DIR:-target}/release/holdfast"
 
-.PHONY: demo test ci fix check lint bench
-demo: ## three nodes, a worker, 30 orders, the leader killed, an audit (STAY=1 stays, KILL=worker kills a worker)
-	$(ready)
+.PHONY: help demo test ci fix format lint bench
+help: ## what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+demo: ## three nodes, a worker, 30 orders, the leader killed, an audit (KILL=worker: a worker; STAY=1: stays up afterwards)
+	@$(ready)
 	cargo build --release --bin holdfast
-	$(target)/release/holdfast demo --orders 30 --kill $${KILL:-leader} $${STAY:+--keep} $(if $(STAY),,--exit)
+	$(bin) demo --orders 30 --kill $(or $(KILL),leader) $(if $(STAY),,--exit)
 test: ## all tests; no Docker, display or network service needed
-	$(ready)
-	cargo test --workspace --all-features
-check:
-	$(ready)
+	@$(ready)
+	scripts/test
+format:
+	@scripts/setup
 	cargo fmt --all --check
-lint: check ## formatting and lints; writes nothing
-	$(ready)
+lint: format ## formatting and lints; writes nothing
+	@$(ready)
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
-ci: lint test demo ## what .ci/run calls
+ci: lint test demo ## what .ci/run calls; the tidy test is part of test
 fix: ## formats and applies lints
-	$(ready)
+	@$(ready)
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --all-features --fix --allow-dirty --allow-staged
 bench: ## the figures of docs/benchmarks.md
-	$(ready)
+	@$(ready)
 	cargo build --release --bin holdfast
-	scripts/bench $(target)/release/holdfast
+	$(bin) bench raft --local 3
+	$(bin) bench steps --steps 10 --conc 1 --local 3
+	$(bin) bench steps --steps 10 --conc 256 --local 3
+	$(bin) bench failover --kills 20

@@ -1,0 +1,493 @@
+//! The story itself: start, submit, kill on a condition, restart, wait for the ends, audit.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use holdfast::{Client, ClientError, Status, wire};
+use holdfast_jepsen::{
+    cluster::{Cluster, ClusterSpec, Process, ProcessSpec, free_port},
+    ledger::{Audit as Effects, read_ledger},
+};
+
+use super::{Kill, Story, audit, never_formed, order};
+use crate::output::{self, Exit, Failure};
+
+/// Then the demo explains what is not finished, and fails.
+const WATCHDOG: Duration = Duration::from_secs(120);
+/// Between two probes of the stopwatch.
+const PROBE_EVERY: Duration = Duration::from_millis(20);
+/// How long the shop takes over each call, so that steps are in flight when something is killed.
+const SHOP_LATENCY_MS: u64 = 60;
+/// Steps under lease at which something is killed.
+const IN_FLIGHT_MIN: usize = 5;
+
+struct Stage {
+    began: Instant,
+    folder: PathBuf,
+    nodes: Cluster,
+    worker: Process,
+    _shop: Process,
+    client: Client,
+    orders: u32,
+}
+
+/// Tells it.
+pub async fn tell(story: Story) -> Result<(), Failure> {
+    let folder = folder()?;
+    output::line(format!(
+        "holdfast demo: {} nodes, 1 worker, {} orders      data {}   logs n1.log n2.log n3.log in it",
+        story.nodes,
+        story.orders,
+        folder.display()
+    ));
+    let told = tokio::time::timeout(WATCHDOG, play(&story, &folder)).await;
+    match told {
+        Ok(Ok(())) => {
+            if !story.keep {
+                std::fs::remove_dir_all(&folder)?;
+            }
+            Ok(())
+        }
+        Ok(Err(failure)) => {
+            output::talk(format!("kept: {}", folder.display()));
+            Err(failure)
+        }
+        Err(_) => {
+            output::talk(format!("kept: {}", folder.display()));
+            Err(Failure::error(format!(
+                "the demo did not end within {WATCHDOG:?}"
+            )))
+        }
+    }
+}
+
+fn folder() -> Result<PathBuf, Failure> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
+        .ok_or_else(|| Failure::error("neither XDG_CACHE_HOME nor HOME is set"))?;
+    let name = uuid::Uuid::new_v4().simple().to_string();
+    let folder = cache.join("holdfast").join(format!("demo-{}", &name[..6]));
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+async fn play(story: &Story, folder: &Path) -> Result<(), Failure> {
+    let mut stage = set(story, folder).await?;
+    stage.submit().await?;
+    let approving = tokio::spawn(approve_all(stage.client.clone(), story.orders));
+    stage.wait_for_in_flight().await?;
+    stage.strike(story.kill).await?;
+    stage.wait_for_ends().await?;
+    approving.abort();
+    let verdict = stage.audit().await?;
+    output::line(&verdict.line);
+    if !verdict.broken.is_empty() {
+        verdict
+            .broken
+            .iter()
+            .for_each(|it| output::talk(format!("  {it}")));
+        return Err(Failure::new(Exit::Error, "the audit does not hold"));
+    }
+    if !story.exit {
+        output::line("it stays until Ctrl-C");
+        tokio::signal::ctrl_c().await?;
+    }
+    stage.leave().await;
+    Ok(())
+}
+
+/// Processes up, cluster formed, worker attached.
+#[expect(clippy::too_many_lines, reason = "a list of what is started, in order")]
+async fn set(story: &Story, folder: &Path) -> Result<Stage, Failure> {
+    let began = Instant::now();
+    let program = std::env::current_exe()?;
+    let spec = ClusterSpec::new(&program, folder)
+        .nodes(story.nodes)
+        .port_base(story.port_base);
+    let nodes = Cluster::start(spec).map_err(never_formed)?;
+    for busy in nodes.busy() {
+        output::line(format!(
+            "        {busy}; using {} and on",
+            nodes.ports(1).api
+        ));
+    }
+    nodes
+        .wait_live(Duration::from_secs(20))
+        .await
+        .map_err(never_formed)?;
+    let client = Client::connect(&nodes.endpoints()).await?;
+    let peers = nodes.peers().into_iter();
+    let members = peers.map(|peer| wire::InitMember {
+        peer,
+        ..Default::default()
+    });
+    let (name, partitions) = ("demo".to_owned(), story.partitions);
+    let init = wire::InitRequest {
+        name,
+        partitions,
+        members: members.collect(),
+        abandon: false,
+    };
+    client.cluster_init(init).await.map_err(never_formed)?;
+    let shop_at = format!("127.0.0.1:{}", free_port().map_err(Failure::error)?);
+    let unlucky = format!("order-{}", order::unlucky(story.orders));
+    let ledger = folder.join("ledger.jsonl").display().to_string();
+    let latency = SHOP_LATENCY_MS.to_string();
+    let shop = [
+        "demo",
+        "shop",
+        "--listen",
+        &shop_at,
+        "--ledger",
+        &ledger,
+        "--latency-ms",
+        &latency,
+        "--throttle",
+        &unlucky,
+    ];
+    let shop = child("shop", &program, &shop, folder)?;
+    let endpoints = nodes.endpoints().join(",");
+    let worker = [
+        "demo",
+        "worker",
+        "--endpoints",
+        &endpoints,
+        "--shop",
+        &shop_at,
+    ];
+    let worker = child("worker", &program, &worker, folder)?;
+    let folder = folder.to_owned();
+    let orders = story.orders;
+    let stage = Stage {
+        began,
+        folder,
+        nodes,
+        worker,
+        _shop: shop,
+        client,
+        orders,
+    };
+    let (leader, term) = stage.leader().await?;
+    stage.say(format!(
+        "n{leader} leads term {term}            api http://127.0.0.1:{}",
+        stage.nodes.ports(1).api
+    ));
+    stage.wait_known().await?;
+    Ok(stage)
+}
+
+fn child(name: &str, program: &Path, args: &[&str], folder: &Path) -> Result<Process, Failure> {
+    let log = folder.join(format!("{name}.log"));
+    Process::start(ProcessSpec::new(name, program, log).args(args)).map_err(Failure::error)
+}
+
+async fn approve_all(client: Client, orders: u32) {
+    for n in (1..=orders).filter(|n| *n != order::waits_for_you(orders)) {
+        while let Err(error) = order::approve(&client, n, orders).await {
+            if !matches!(error, ClientError::Unavailable(_) | ClientError::TimedOut) {
+                output::talk(format!("order-{n} could not be approved: {error}"));
+                break;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+}
+
+impl Stage {
+    fn say(&self, text: impl std::fmt::Display) {
+        output::line(format!(
+            "{:5.1}s  {text}",
+            self.began.elapsed().as_secs_f64()
+        ));
+    }
+
+    /// The leader of partition 1 and its term, as soon as some node knows.
+    async fn leader(&self) -> Result<(u64, u64), Failure> {
+        for _ in 0..500 {
+            if let Ok(topology) = self.client.topology().await
+                && let Some(it) = topology
+                    .leaders
+                    .iter()
+                    .find(|it| it.partition == 1 && it.node != 0)
+            {
+                return Ok((it.node, it.term));
+            }
+            tokio::time::sleep(PROBE_EVERY).await;
+        }
+        Err(never_formed("no leader within 10 s"))
+    }
+
+    /// The worker has registered the workflow in every partition.
+    async fn wait_known(&self) -> Result<(), Failure> {
+        for _ in 0..500 {
+            let known = self
+                .client
+                .list_workflows(wire::ListWorkflowsRequest {})
+                .await;
+            let partitions = self.client.topology().await.map_or(1, |it| it.partitions);
+            if known.is_ok_and(|it| it.workflows.len() >= partitions as usize) {
+                return Ok(());
+            }
+            tokio::time::sleep(PROBE_EVERY).await;
+        }
+        Err(Failure::error(format!(
+            "the worker did not attach:\n{}",
+            self.worker.log_tail(5)
+        )))
+    }
+
+    async fn submit(&self) -> Result<(), Failure> {
+        for n in 1..=self.orders {
+            let id = format!("order-{n}");
+            self.client.start(order::ORDER, &id, id.clone()).await?;
+        }
+        self.say(format!("{} orders submitted", self.orders));
+        Ok(())
+    }
+
+    /// Runs that a worker drives now: each has a step under lease.
+    async fn in_flight(&self) -> Result<usize, Failure> {
+        Ok(self
+            .counts()
+            .await?
+            .get("running")
+            .copied()
+            .unwrap_or_default())
+    }
+
+    async fn wait_for_in_flight(&self) -> Result<(), Failure> {
+        loop {
+            let done = self
+                .counts()
+                .await?
+                .get("completed")
+                .copied()
+                .unwrap_or_default();
+            if done > 0 && self.in_flight().await? >= IN_FLIGHT_MIN.min(self.orders as usize / 4) {
+                return Ok(());
+            }
+            if done + 3 >= self.orders as usize {
+                return Ok(()); // too few orders for a crowd
+            }
+            tokio::time::sleep(PROBE_EVERY).await;
+        }
+    }
+
+    async fn strike(&mut self, kill: Kill) -> Result<(), Failure> {
+        let flying = self.in_flight().await?;
+        let (leader, _) = self.leader().await?;
+        let leader = u16::try_from(leader).map_err(Failure::error)?;
+        let what: &'static str = kill.into();
+        match kill {
+            Kill::None => return Ok(()),
+            Kill::Worker => {
+                let pid = self.worker.pid().unwrap_or_default();
+                self.worker.kill9().map_err(Failure::error)?;
+                self.say(format!(
+                    "SIGKILL worker (pid {pid})   {flying} steps were in its hands"
+                ));
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                self.worker.restart().map_err(Failure::error)?;
+                self.say("a new worker has started; the old leases end with their term");
+                return Ok(());
+            }
+            Kill::Leader | Kill::Follower => {}
+        }
+        let count = u16::try_from(self.nodes.ids().count()).map_err(Failure::error)?;
+        let victim = if kill == Kill::Leader {
+            leader
+        } else {
+            leader % count + 1
+        };
+        let (name, pid) = (
+            format!("n{victim}"),
+            self.nodes.node(victim).pid().unwrap_or_default(),
+        );
+        self.nodes.node(victim).kill9().map_err(Failure::error)?;
+        let killed = Instant::now();
+        self.say(format!(
+            "SIGKILL {name} (pid {pid}, {what})   {flying} steps were under lease"
+        ));
+        self.probe(victim, killed).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        self.nodes.node(victim).restart().map_err(Failure::error)?;
+        self.wait_caught_up(victim, &name).await
+    }
+
+    /// The first acknowledged write after a kill, by the demo's own stopwatch.
+    async fn probe(&self, victim: u16, killed: Instant) -> Result<(), Failure> {
+        let mut others = self.nodes.endpoints();
+        others.remove(usize::from(victim) - 1);
+        let client = Client::connect(&others).await?;
+        loop {
+            let run = client.run(
+                order::ORDER,
+                &format!("order-{}", order::waits_for_you(self.orders)),
+            );
+            let wrote = tokio::time::timeout(Duration::from_millis(200), async {
+                run.signal_json("probe", &serde_json::json!(true))
+                    .id("probe")
+                    .await
+            });
+            if matches!(wrote.await, Ok(Ok(()))) {
+                break;
+            }
+            tokio::time::sleep(PROBE_EVERY).await;
+        }
+        let without = killed.elapsed();
+        let topology = client.topology().await?;
+        let leader = topology.leaders.first().cloned().unwrap_or_default();
+        self.say(format!(
+            "n{} leads term {}            no leader for {:.3} s",
+            leader.node,
+            leader.term,
+            without.as_secs_f64()
+        ));
+        Ok(())
+    }
+
+    async fn wait_caught_up(&self, node: u16, name: &str) -> Result<(), Failure> {
+        let began = Instant::now();
+        let admin = self.nodes.ports(node).admin;
+        let newest = self.newest_applied(node).await;
+        loop {
+            let applied = metric(admin, "holdfast_raft_applied_index", "group=\"1\"").await;
+            if applied.is_some_and(|it| it >= newest) {
+                self.say(format!(
+                    "{name} is back                 caught up to entry {newest} in {:.1} s",
+                    began.elapsed().as_secs_f64()
+                ));
+                return Ok(());
+            }
+            tokio::time::sleep(PROBE_EVERY).await;
+        }
+    }
+
+    async fn newest_applied(&self, but: u16) -> u64 {
+        let mut newest = 0;
+        for id in self.nodes.ids().filter(|id| *id != but) {
+            let admin = self.nodes.ports(id).admin;
+            let found = metric(admin, "holdfast_raft_applied_index", "group=\"1\"").await;
+            newest = newest.max(found.unwrap_or_default());
+        }
+        newest
+    }
+
+    /// Orders by where they stand.
+    async fn counts(&self) -> Result<BTreeMap<&'static str, usize>, Failure> {
+        let mut counts = BTreeMap::new();
+        for summary in self.all_runs().await? {
+            let word = match summary.status {
+                Status::Completed => "completed",
+                Status::Failed => "failed",
+                Status::Waiting => "waiting",
+                Status::Running => "running",
+                _ => "moving",
+            };
+            *counts.entry(word).or_default() += 1;
+        }
+        Ok(counts)
+    }
+
+    async fn all_runs(&self) -> Result<Vec<holdfast::RunSummary>, Failure> {
+        let mut runs = self.client.runs().page_size(500);
+        let mut all = Vec::new();
+        while let Some(page) = runs.page().await? {
+            all.extend(page);
+        }
+        Ok(all)
+    }
+
+    async fn wait_for_ends(&self) -> Result<(), Failure> {
+        let wanted = self.orders as usize - 2;
+        loop {
+            let counts = self.counts().await?;
+            let count = |word: &str| counts.get(word).copied().unwrap_or_default();
+            if count("completed") == wanted && count("failed") == 1 && count("waiting") == 1 {
+                break;
+            }
+            if self.began.elapsed() > WATCHDOG.mul_f32(0.9) {
+                self.explain_all().await;
+                return Err(Failure::error("not all orders ended"));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.say(format!(
+            "{wanted} shipped · 1 rejected and refunded · 1 waits for you:"
+        ));
+        let waits = order::waits_for_you(self.orders);
+        let answer = r#"'{"by":"you","approved":true}'"#;
+        output::line(format!(
+            "        holdfast run signal order-{waits} approval {answer}"
+        ));
+        Ok(())
+    }
+
+    async fn explain_all(&self) {
+        for n in 1..=self.orders {
+            let run = self.client.run(order::ORDER, &format!("order-{n}"));
+            if let Ok(sentence) = run.explain().await
+                && !sentence.starts_with("completed")
+            {
+                output::talk(format!("order-{n}: {sentence}"));
+            }
+        }
+    }
+
+    async fn audit(&self) -> Result<audit::Audit, Failure> {
+        let mut runs = audit::Runs::default();
+        let all = self.all_runs().await?;
+        runs.extra = all.len().saturating_sub(self.orders as usize);
+        for n in 1..=self.orders {
+            let id = format!("order-{n}");
+            runs.status
+                .insert(n, all.iter().find(|it| it.id == id).map(|it| it.status));
+        }
+        for id in self.nodes.ids() {
+            let stuck = metric(
+                self.nodes.ports(id).admin,
+                "holdfast_runs_without_wake_source",
+                "",
+            )
+            .await;
+            runs.without_wake_source += stuck.unwrap_or_default();
+        }
+        let lines = read_ledger(self.folder.join("ledger.jsonl")).map_err(Failure::error)?;
+        Ok(audit::audit(self.orders, &Effects::of(&lines), &runs))
+    }
+
+    async fn leave(self) {
+        let within = Duration::from_secs(10);
+        if let Err(error) = self.worker.stop(within).await {
+            output::talk(error);
+        }
+        if let Err(error) = self.nodes.stop(within).await {
+            output::talk(error);
+        }
+    }
+}
+
+/// The sum of a metric's lines that carry this label, from a node's admin port.
+async fn metric(admin: u16, name: &str, label: &str) -> Option<u64> {
+    let url = format!("http://127.0.0.1:{admin}/metrics");
+    let text = reqwest::get(url).await.ok()?.text().await.ok()?;
+    let lines = text.lines().filter(|line| {
+        let named = line
+            .strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with(['{', ' ']));
+        named && line.contains(label)
+    });
+    let values: Vec<f64> = lines
+        .filter_map(|line| line.split_whitespace().last()?.parse().ok())
+        .collect();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "counts in a text format of floats"
+    )]
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() as u64)
+}
