@@ -683,11 +683,16 @@ async fn metrics_and_probes_are_served() {
             .await
             .contains("[+] partition 1")
     );
-    assert!(
-        http_get(admin, "/readyz?leader=true")
-            .await
-            .contains("200 OK")
-    );
+    // A worker may attach before the leader has applied its own `BecomeLeader`, and only then does it act.
+    let mut ready = String::new();
+    for _ in 0..100 {
+        ready = http_get(admin, "/readyz?leader=true&verbose").await;
+        if ready.contains("200 OK") {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(ready.contains("200 OK"), "{ready}");
     let follower = cluster.nodes[cluster.follower().await].node().admin();
     assert!(
         http_get(follower, "/readyz?leader=true")
