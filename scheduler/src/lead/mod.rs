@@ -276,6 +276,10 @@ impl Lead {
         self.sessions
             .all_fresh(self.hot.session_ids(), mono, self.terms.term_ms);
         self.hot.all_fresh(mono);
+        // Streams may have opened before this node acted: what was granted meanwhile was told to nobody.
+        for session in self.sessions.all_open() {
+            self.reoffer(session);
+        }
     }
 
     fn lost(&mut self) {
@@ -286,11 +290,15 @@ impl Lead {
 
     fn opened(&mut self, session: SessionId, mono: u64) {
         self.sessions.opened(session, mono);
+        self.reoffer(session);
+        self.hot.stir_for(session);
+    }
+
+    fn reoffer(&mut self, session: SessionId) {
         let leases = self.hot.leases_of(session);
         if !leases.is_empty() {
             self.out.push(Output::Reoffer { session, leases });
         }
-        self.hot.stir_for(session);
     }
 
     /// Echoed only under the own applied epoch, with a fresh quorum, and never after the session's expiry was proposed.
@@ -498,5 +506,189 @@ impl Lead {
         self.next_id += 1;
         self.pending.insert(id, pending);
         self.out.push(Output::Propose { id, duty });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ids::IntentNo, values::run::LiveLease};
+
+    const TERMS: Terms = Terms {
+        term_ms: 5_000,
+        election_lease_ms: 400,
+    };
+    const SESSION: SessionId = SessionId(7);
+
+    fn run() -> RunId {
+        RunId::from_stored("order-1")
+    }
+
+    fn attached() -> Effect {
+        Effect::SessionAttached {
+            session: SESSION,
+            queue: crate::ids::Name::from_stored("q"),
+            workflows: vec![(
+                crate::ids::Name::from_stored("order"),
+                crate::ids::Version(1),
+            )],
+            steps: Vec::new(),
+            slots: 4,
+            new: true,
+        }
+    }
+
+    fn began(work: Work, fence: u64) -> Effect {
+        let lease = LiveLease {
+            session: SESSION,
+            fence: Fence::from_wire(fence),
+            timeout: None,
+            heartbeat: None,
+        };
+        Effect::LeaseBegan {
+            work,
+            session: lease.session,
+            fence: lease.fence,
+            timeout: lease.timeout,
+            heartbeat: lease.heartbeat,
+        }
+    }
+
+    #[test]
+    fn what_was_granted_between_a_streams_opening_and_the_epoch_is_offered_when_the_epoch_begins() {
+        let mut lead = Lead::new(TERMS);
+        lead.step(Input::Effects(vec![attached()]), 0, Timestamp(0));
+        lead.step(Input::Opened(SESSION), 1, Timestamp(0));
+        let step = Work::Step(run(), IntentNo(0));
+        let granted = began(step.clone(), 9);
+        assert!(
+            lead.step(Input::Effects(vec![granted]), 2, Timestamp(0))
+                .is_empty()
+        );
+        let out = lead.step(Input::Won(Epoch(3)), 3, Timestamp(0));
+        let leases = vec![(step, Fence::from_wire(9))];
+        assert!(
+            out.contains(&Output::Reoffer {
+                session: SESSION,
+                leases
+            }),
+            "{out:?}"
+        );
+    }
+
+    #[test]
+    fn a_beat_is_echoed_only_under_an_epoch_with_a_fresh_quorum_and_before_the_expiry_is_proposed()
+    {
+        let mut lead = Lead::new(TERMS);
+        lead.step(Input::Effects(vec![attached()]), 0, Timestamp(0));
+        lead.step(Input::Opened(SESSION), 0, Timestamp(0));
+        let beat = |ack_age_ms| Input::Beat {
+            session: SESSION,
+            number: 1,
+            ack_age_ms,
+        };
+        let echo = Output::Echo {
+            session: SESSION,
+            number: 1,
+        };
+        assert!(
+            !lead.step(beat(0), 1, Timestamp(0)).contains(&echo),
+            "no epoch"
+        );
+        lead.step(Input::Won(Epoch(1)), 2, Timestamp(0));
+        assert!(lead.step(beat(399), 3, Timestamp(0)).contains(&echo));
+        assert!(
+            !lead.step(beat(400), 4, Timestamp(0)).contains(&echo),
+            "no fresh quorum"
+        );
+        let out = lead.step(Input::Tick, 5_004, Timestamp(0));
+        let expires = |it: &Output| {
+            matches!(
+                it,
+                Output::Propose {
+                    duty: Duty::Expire(_),
+                    ..
+                }
+            )
+        };
+        assert!(out.iter().any(expires), "{out:?}");
+        assert!(
+            !lead.step(beat(0), 5_005, Timestamp(0)).contains(&echo),
+            "expiry was proposed"
+        );
+    }
+
+    #[test]
+    fn a_new_leader_lets_every_lease_live_one_more_term() {
+        let mut lead = Lead::new(TERMS);
+        lead.step(Input::Effects(vec![attached()]), 0, Timestamp(0));
+        let out = lead.step(Input::Won(Epoch(1)), 100_000, Timestamp(0));
+        let expires = |it: &Output| {
+            matches!(
+                it,
+                Output::Propose {
+                    duty: Duty::Expire(_),
+                    ..
+                }
+            )
+        };
+        assert!(!out.iter().any(expires), "{out:?}");
+        assert!(
+            !lead
+                .step(Input::Tick, 105_000, Timestamp(0))
+                .iter()
+                .any(expires)
+        );
+        assert!(
+            lead.step(Input::Tick, 105_001, Timestamp(0))
+                .iter()
+                .any(expires)
+        );
+    }
+
+    #[test]
+    fn a_ready_run_goes_to_the_worker_that_serves_it_and_has_credit_and_only_once() {
+        let mut lead = Lead::new(TERMS);
+        let needs = crate::effect::Needs::Workflow(
+            crate::ids::Name::from_stored("order"),
+            crate::ids::Version(1),
+        );
+        let ready = Effect::Ready {
+            work: Work::Run(run()),
+            needs,
+            since: Timestamp(0),
+            prefers: None,
+            alone: false,
+        };
+        lead.step(Input::Effects(vec![attached(), ready]), 0, Timestamp(0));
+        lead.step(Input::Opened(SESSION), 0, Timestamp(0));
+        let grants = |out: Vec<Output>| {
+            let grant = |it: &&Output| {
+                matches!(
+                    it,
+                    Output::Propose {
+                        duty: Duty::Grant(_),
+                        ..
+                    }
+                )
+            };
+            out.iter().filter(grant).count()
+        };
+        assert_eq!(
+            grants(lead.step(Input::Won(Epoch(1)), 1, Timestamp(0))),
+            0,
+            "no credit"
+        );
+        let credit = Input::Credit {
+            session: SESSION,
+            drives: 1,
+            steps: 0,
+        };
+        assert_eq!(grants(lead.step(credit, 2, Timestamp(0))), 1);
+        assert_eq!(
+            grants(lead.step(Input::Tick, 3, Timestamp(0))),
+            0,
+            "it is under way"
+        );
     }
 }

@@ -97,6 +97,12 @@ impl Sessions {
         self.0.get(&session).is_some_and(|heard| heard.open)
     }
 
+    /// Sessions whose stream is open here.
+    pub(super) fn all_open(&self) -> Vec<SessionId> {
+        let open = self.0.iter().filter(|(_, heard)| heard.open);
+        open.map(|(session, _)| *session).collect()
+    }
+
     /// A beat came; says whether it may be echoed.
     pub(super) fn beat(&mut self, session: SessionId, mono: u64) -> bool {
         match self.0.get_mut(&session) {
