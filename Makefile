@@ -35,4 +35,4 @@ bench: ## the figures of docs/benchmarks.md
 	$(bin) bench raft --local 3
 	$(bin) bench steps --steps 10 --conc 1 --local 3
 	$(bin) bench steps --steps 10 --conc 256 --local 3
-	$(bin) bench failover --kills 20
+	$(bin) bench failover --kills 20 --local 3
