@@ -78,10 +78,16 @@ impl TestNode {
     }
 }
 
-impl Drop for TestNode {
+/// A database may not be open when the process ends: its own destructors would meet threads that still use it.
+impl Drop for Cluster {
     fn drop(&mut self) {
-        if self.node.is_some() {
-            self.kill();
+        let leaving = self.nodes.iter_mut().filter_map(|it| {
+            let (node, runtime) = (it.node.take()?, it.runtime.take()?);
+            // A thread of its own, since a runtime may not be waited for inside another.
+            Some(std::thread::spawn(move || runtime.block_on(node.stop())))
+        });
+        for thread in leaving.collect::<Vec<_>>() {
+            drop(thread.join());
         }
     }
 }
