@@ -120,8 +120,8 @@ const KEYS: [KeyDef; 22] = [
     ),
     key(
         "telemetry.log",
-        "info",
-        "log filter: error, warn, info, or per module as in info,holdfast_raft=warn",
+        "info,openraft=error",
+        "log filter: error, warn, info, or per module as in info,openraft=warn",
     ),
     key(
         "telemetry.format",

@@ -1,13 +1,20 @@
 //! Whole-state truths: for tests, simulation and the audit. No repair.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+};
 
 use crate::{
-    ids::{Name, Version},
+    ids::{Name, RunId, Version},
     orders::Orders,
     reply::Status,
-    rows::{Fault, Key, ReadRows, Row, TypedRows},
-    values::run::{Mode, Run},
+    rows::{Class, Fault, Key, Newest, ReadRows, Row, TypedRows},
+    values::{
+        run::{Mode, OpenKind, Run},
+        step::Step,
+    },
     views,
 };
 
@@ -30,6 +37,9 @@ pub fn check<R: ReadRows + ?Sized>(rows: &R, orders: &Orders) -> Result<Vec<Stri
         *of_version.entry(run.status()).or_default() += 1;
     }
     check_counters(rows, &counted, &mut broken)?;
+    check_leases(rows, &runs, &mut broken)?;
+    check_signals(rows, &runs, &mut broken)?;
+    check_lists(rows, &runs, &mut broken)?;
     check_limits(rows, &runs, &mut broken)?;
     if *orders != Orders::rebuild(rows)? {
         broken.push("the orders in memory differ from their rebuild".to_owned());
@@ -73,6 +83,115 @@ fn check_run(run: &Run, broken: &mut Vec<String>) {
     }
 }
 
+/// One fence, one lease; each is held by a session that is known; a local step's lives no longer than its drive's.
+fn check_leases<R: ReadRows + ?Sized>(
+    rows: &R,
+    runs: &[Arc<Run>],
+    broken: &mut Vec<String>,
+) -> Result<(), Fault> {
+    let mut fences = BTreeSet::new();
+    for run in runs {
+        for (work, lease) in run.leases() {
+            if !fences.insert(lease.fence) {
+                broken.push(format!("two leases are under fence {}", lease.fence));
+            }
+            if rows.session(lease.session)?.is_none() {
+                broken.push(format!("{work:?} is held by a session that has ended"));
+            }
+        }
+        let driver = run.drive.map(|drive| drive.session);
+        let orphan = |step: &Step| {
+            let lease = step.tries.lease().filter(|_| step.is_local());
+            lease.is_some_and(|lease| Some(lease.session) != driver)
+        };
+        let held = matches!(run.mode, Mode::Quarantined { .. }); // they are lost when it is resumed
+        if !held && run.steps().any(|(_, step)| orphan(step)) {
+            broken.push(format!("run {} has a local step without driver", run.id));
+        }
+    }
+    Ok(())
+}
+
+/// Signals are counted as they lie, and none lies where a wait could take it.
+fn check_signals<R: ReadRows + ?Sized>(
+    rows: &R,
+    runs: &[Arc<Run>],
+    broken: &mut Vec<String>,
+) -> Result<(), Fault> {
+    let mut buffered: BTreeMap<RunId, (u32, u64, BTreeSet<Name>)> = BTreeMap::new();
+    let from = Key::Signal(RunId::from_stored(""), Name::from_stored(""), (0, 0));
+    rows.scan(Bound::Included(&from), &mut |key, row| {
+        let (Key::Signal(run, name, _), Row::Signal(signal)) = (key, row) else {
+            return false;
+        };
+        let of_run = buffered.entry(run).or_default();
+        of_run.0 += 1;
+        of_run.1 += signal.payload.len() as u64;
+        of_run.2.insert(name);
+        true
+    })?;
+    for run in runs {
+        let (count, bytes, names) = buffered.remove(&run.id).unwrap_or_default();
+        if run.buffered != (count, bytes) {
+            let (id, counted) = (&run.id, run.buffered);
+            broken.push(format!(
+                "run {id} counts {counted:?} signals, {count} lie there"
+            ));
+        }
+        let waits = run.open.values().any(
+            |open| matches!(&open.what, OpenKind::Wait { signal, .. } if names.contains(signal)),
+        );
+        if waits {
+            broken.push(format!("run {} waits for a signal that is there", run.id));
+        }
+    }
+    for run in buffered.keys() {
+        broken.push(format!("signals lie for {run}, which is not live"));
+    }
+    Ok(())
+}
+
+/// Each run is listed once by class, workflow and time, and nothing else is.
+fn check_lists<R: ReadRows + ?Sized>(
+    rows: &R,
+    runs: &[Arc<Run>],
+    broken: &mut Vec<String>,
+) -> Result<(), Fault> {
+    let mut expected = BTreeSet::new();
+    let mut list = |id: &RunId, name: &Name, version, status, started| {
+        let newest = Newest::first(started);
+        expected.insert(Key::ByClass(Class::from(status), newest, id.clone()));
+        expected.insert(Key::ByWorkflow(name.clone(), version, newest, id.clone()));
+        expected.insert(Key::ByTime(newest, id.clone()));
+    };
+    for run in runs {
+        list(
+            &run.id,
+            &run.workflow,
+            run.version,
+            run.status(),
+            run.started,
+        );
+    }
+    let from = Key::Finished(RunId::from_stored(""));
+    rows.scan(Bound::Included(&from), &mut |_, row| {
+        let Row::Finished(done) = row else {
+            return false;
+        };
+        let status = done.end.status();
+        list(&done.id, &done.workflow, done.version, status, done.started);
+        true
+    })?;
+    let mut found = BTreeSet::new();
+    let from = Key::ByClass(Class::Live, Newest::from_number(0), RunId::from_stored(""));
+    rows.scan(Bound::Included(&from), &mut |key, _| found.insert(key))?;
+    if found != expected {
+        let odd: Vec<_> = found.symmetric_difference(&expected).collect();
+        broken.push(format!("the lists of runs are off by {odd:?}"));
+    }
+    Ok(())
+}
+
 fn check_counters<R: ReadRows + ?Sized>(
     rows: &R,
     counted: &BTreeMap<(Name, Version), BTreeMap<Status, u64>>,
@@ -98,7 +217,7 @@ fn check_counters<R: ReadRows + ?Sized>(
 
 fn check_limits<R: ReadRows + ?Sized>(
     rows: &R,
-    runs: &[std::sync::Arc<Run>],
+    runs: &[Arc<Run>],
     broken: &mut Vec<String>,
 ) -> Result<(), Fault> {
     let mut held: BTreeMap<_, u32> = BTreeMap::new();

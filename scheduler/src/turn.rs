@@ -33,7 +33,7 @@ pub struct Turn<'a, R: Rows> {
     /// The group clock.
     pub now: Timestamp,
     incarnation: u8,
-    grants: u16,
+    grants: u32,
     tickets: u32,
     pending: BTreeMap<Key, Option<Row>>,
     staged: Vec<Effect>,
@@ -188,12 +188,9 @@ impl<'a, R: Rows> Turn<'a, R> {
 
     /// A fence larger than any before it.
     pub fn next_fence(&mut self) -> Fence {
-        let fence = Fence::mint(self.incarnation, self.at, self.grants);
-        self.grants = self
-            .grants
-            .checked_add(1)
-            .expect("512 commands of 128 grants fit 16 bits");
-        fence
+        let slot = u16::try_from(self.grants).expect("512 commands of 128 grants fit 16 bits");
+        self.grants += 1;
+        Fence::mint(self.incarnation, self.at, slot)
     }
 
     /// A place in a queue behind all others.

@@ -1,10 +1,10 @@
 //! `Executor`: step bodies on the user's Tokio runtime, each ended before its lease.
 //!
-//! Invariant: at most one body begins per fence. A body is told to stop first, and aborted at the stop margin.
+//! Invariant: at most one body begins per fence of a partition; two partitions may mint the same fence. A body is told to stop first, and aborted at the stop margin.
 
 use std::{
     any::Any,
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -46,8 +46,10 @@ pub(crate) enum Origin {
 /// Turns a body's result into what is reported: plain, or a probe's finding.
 pub(crate) type Judge = fn(Bytes) -> Kind;
 
+/// Partition and fence.
+type Lease = (u32, u64);
+
 struct Running {
-    partition: u32,
     run: String,
     entry: u32,
     local: bool,
@@ -57,7 +59,7 @@ struct Running {
 struct Shared {
     handle: Handle,
     app: Option<Arc<dyn Any + Send + Sync>>,
-    running: Mutex<HashMap<u64, Running>>,
+    running: Mutex<HashMap<Lease, Running>>,
     free: Arc<AtomicI64>,
     stop_at: Arc<AtomicU64>,
     clock: Instant,
@@ -119,15 +121,15 @@ impl Executor {
         };
         let stop = CancellationToken::new();
         let running = Running {
-            partition,
             run: run.clone(),
             entry: grant.entry,
             local,
             stop: stop.clone(),
         };
-        if self.0.running.lock().insert(grant.fence, running).is_some() {
-            return;
-        }
+        match self.0.running.lock().entry((partition, grant.fence)) {
+            Entry::Occupied(_) => return,
+            Entry::Vacant(place) => place.insert(running),
+        };
         self.0.free.fetch_sub(1, Ordering::Relaxed);
         let cx = self.cx(&origin, &grant, run, stop.clone());
         let this = self.clone();
@@ -176,7 +178,8 @@ impl Executor {
     }
 
     fn end(&self, origin: Origin, grant: &v1::Grant, kind: Kind) {
-        self.0.running.lock().remove(&grant.fence);
+        let (Origin::Local(partition, _) | Origin::Report(partition, _)) = &origin;
+        self.0.running.lock().remove(&(*partition, grant.fence));
         self.0.free.fetch_add(1, Ordering::Relaxed);
         let outcome = Some(v1::AttemptOutcome { kind: Some(kind) });
         let (entry, fence) = (grant.entry, grant.fence);
@@ -204,16 +207,16 @@ impl Executor {
     }
 
     /// Tells one attempt to stop.
-    pub(crate) fn stop(&self, fence: u64) {
-        if let Some(running) = self.0.running.lock().get(&fence) {
+    pub(crate) fn stop(&self, partition: u32, fence: u64) {
+        if let Some(running) = self.0.running.lock().get(&(partition, fence)) {
             running.stop.cancel();
         }
     }
 
     /// Tells all local attempts of a run to stop.
     pub(crate) fn stop_run(&self, partition: u32, run: &str) {
-        for running in self.0.running.lock().values() {
-            if running.partition == partition && running.run == run && running.local {
+        for ((of, _), running) in &*self.0.running.lock() {
+            if *of == partition && running.run == run && running.local {
                 running.stop.cancel();
             }
         }
@@ -221,8 +224,8 @@ impl Executor {
 
     /// The lease of everything of a partition (or of all) is about to end.
     pub(crate) fn stop_all(&self, partition: Option<u32>) {
-        for running in self.0.running.lock().values() {
-            if partition.is_none_or(|partition| partition == running.partition) {
+        for ((of, _), running) in &*self.0.running.lock() {
+            if partition.is_none_or(|partition| partition == *of) {
                 running.stop.cancel();
             }
         }
@@ -238,8 +241,8 @@ impl Executor {
         let running = self.0.running.lock();
         running
             .iter()
-            .filter(|(_, it)| it.partition == partition && !it.local)
-            .map(|(fence, it)| v1::HeldStep {
+            .filter(|((of, _), it)| *of == partition && !it.local)
+            .map(|((_, fence), it)| v1::HeldStep {
                 run: it.run.clone(),
                 entry: it.entry,
                 fence: *fence,

@@ -353,7 +353,7 @@ impl PartitionStream {
                 self.prolong(open);
             }
             To::Stop(it) => {
-                self.executor.stop(it.fence);
+                self.executor.stop(partition, it.fence);
                 self.drivers.send(Down::Stop(partition, it));
             }
             To::Moved(it) => {

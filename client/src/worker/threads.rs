@@ -70,6 +70,7 @@ impl Drivers {
                 executor,
                 free,
                 driven: kept,
+                parts: HashMap::new(),
                 kept: Kept::default(),
             }
             .run(&inbox);
@@ -108,6 +109,8 @@ struct Thread {
     executor: Executor,
     free: Arc<AtomicI64>,
     driven: HashMap<Key, Driver>,
+    /// Journals of which more follows.
+    parts: HashMap<Key, v1::Drive>,
     kept: Kept,
 }
 
@@ -171,6 +174,9 @@ impl Thread {
         {
             return; // offered again
         }
+        let Some(drive) = self.join(&key, drive) else {
+            return;
+        };
         self.driven.remove(&key);
         let kept = self.kept.drivers.remove(&key);
         let kept = kept.filter(|it| drive.first_seq > 0 && it.rows() == drive.first_seq);
@@ -206,6 +212,24 @@ impl Thread {
         let todo = driver.drive(drive);
         self.driven.insert(key.clone(), driver);
         self.perform(key, todo);
+    }
+
+    /// A journal that fills several messages, once its last one is here. A lost stream leaves a beginning behind, which
+    /// the next offer replaces.
+    fn join(&mut self, key: &Key, drive: v1::Drive) -> Option<v1::Drive> {
+        let joined = match self.parts.remove(key) {
+            Some(mut first) if first.fence == drive.fence && drive.first_seq > first.first_seq => {
+                first.rows.extend(drive.rows);
+                first.more = drive.more;
+                first
+            }
+            _ => drive,
+        };
+        if joined.more {
+            self.parts.insert(key.clone(), joined);
+            return None;
+        }
+        Some(joined)
     }
 
     /// A function from its beginning; none when this worker did not register it.
@@ -278,6 +302,7 @@ impl Thread {
     }
 
     fn end_session(&mut self, partition: u32) {
+        self.parts.retain(|(of, _), _| *of != partition);
         let runs: Vec<Key> = self
             .driven
             .keys()

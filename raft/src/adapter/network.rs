@@ -169,7 +169,13 @@ impl RaftNetworkV2<Types> for Client {
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         match self.kind {
+            // openraft waits out its backoff before it yields the first request, so that one is asked for before a stream
+            // is opened: else a node that is down would be dialled in a tight loop.
             Kind::Entries => async move {
+                let Some(first) = input.next().await else {
+                    return Ok(futures::stream::empty().boxed());
+                };
+                let input = futures::stream::iter([first]).chain(input);
                 let replies: Appends<'s> = self.open_stream(input).await?;
                 Ok(replies)
             }

@@ -27,8 +27,10 @@ pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Admit) -> Result<Reply, Fault
     let waiters = named.unwrap_or_else(in_order);
     let sessions = sessions(turn)?;
     let mut count = 0;
+    let mut more = false;
     for work in &waiters {
         if count as usize >= bounds::RUNS_PER_DUTY_MAX {
+            more = true;
             break;
         }
         let limit = turn.limit(&it.limit)?;
@@ -42,7 +44,7 @@ pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Admit) -> Result<Reply, Fault
         count += u32::from(reply == Reply::Done);
     }
     look_again(turn, it)?;
-    Ok(Reply::Did { count, more: false })
+    Ok(Reply::Did { count, more })
 }
 
 /// Says when the next waiter may pass, if time alone decides; a place given back says so itself.

@@ -17,7 +17,7 @@ use crate::{
     rows::{Fault, Key, ReadRows, Row, Rows, TypedRows},
     turn::{Facts, Turn},
     values::{
-        run::{Drive, LastAdvance, Mode, OpenKind, Run},
+        run::{Drive, LastAdvance, OpenKind, Run},
         step::{Phase, Step, Tries, TryState},
     },
 };
@@ -106,12 +106,21 @@ fn check_intents(run: &Run, it: &Advance) -> Result<(), Rejected> {
             bounds::INTENTS_PER_ADVANCE_MAX,
         ));
     }
-    if run.open.len() + it.intents.len() > bounds::OPEN_INTENTS_MAX + it.intents.len() {
-        return Err(large(
-            "open operations",
-            run.open.len(),
-            bounds::OPEN_INTENTS_MAX,
-        ));
+    let opening = it.intents.iter().filter(|intent| opens(intent)).count();
+    let open = run.open.len().saturating_sub(it.results.len()) + opening;
+    if opening > 0 && open > bounds::OPEN_INTENTS_MAX {
+        return Err(large("open operations", open, bounds::OPEN_INTENTS_MAX));
+    }
+    for result in &it.results {
+        if let AttemptOutcome::Done(output) = &result.outcome
+            && output.len() > bounds::INLINE_PAYLOAD_BYTES_MAX
+        {
+            return Err(large(
+                "a step's output",
+                output.len(),
+                bounds::INLINE_PAYLOAD_BYTES_MAX,
+            ));
+        }
     }
     for (nth, intent) in (run.next_intent.0..).zip(&it.intents) {
         if intent.number != IntentNo(nth) {
@@ -163,6 +172,14 @@ fn large(what: &str, size: usize, max: usize) -> Rejected {
     }
 }
 
+/// Whether it stays open until something comes of it.
+fn opens(intent: &Intent) -> bool {
+    matches!(
+        intent.kind,
+        IntentKind::Step(_) | IntentKind::Timer(_) | IntentKind::Wait { .. }
+    )
+}
+
 fn is_ending(intent: &Intent) -> bool {
     matches!(
         intent.kind,
@@ -186,10 +203,9 @@ fn advance<R: Rows>(
     it: &Advance,
 ) -> Result<Advanced, Fault> {
     let waiting = run.drive.is_some_and(|drive| drive.delivery > it.seen);
-    let was_live = run.is_live();
+    let interrupted = !run.is_live() || was_interrupted(run, it);
     let mut gathered = Gathered::default();
     take_results(turn, run, it, &mut gathered)?;
-    let interrupted = !was_live;
     let intents_count = !interrupted && !gathered.superseded && it.trouble.is_none();
     if intents_count {
         take_intents(turn, run, it, waiting, &mut gathered)?;
@@ -217,11 +233,12 @@ fn advance<R: Rows>(
     if let Some(end) = gathered.ending.take() {
         common::begin_ending(turn, run, end)?;
     }
-    let outcome = if gathered.superseded || it.trouble.is_some() {
-        common::lose_drive(turn, run);
+    let idle = run.drive.is_none() || run.local_in_flight() == 0;
+    let outcome = if gathered.superseded || (it.trouble.is_some() && idle) {
+        common::lose_drive(turn, run, "the function is replayed")?;
         AdvanceOutcome::Superseded
-    } else if interrupted || (!run.is_live() && !ended) {
-        interrupt(turn, run)
+    } else if interrupted || it.trouble.is_some() || (!run.is_live() && !ended) {
+        interrupt(turn, run)?
     } else if ended {
         AdvanceOutcome::Finished
     } else if ending_refused {
@@ -270,18 +287,20 @@ fn pause_if_nothing_wakes(run: &mut Run) {
     }
 }
 
-/// Cancel, terminate or pause came first: the drive lives on only for the steps in flight.
-fn interrupt<R: Rows>(turn: &Turn<'_, R>, run: &mut Run) -> AdvanceOutcome {
-    if run.has_leased_step() {
-        return AdvanceOutcome::Interrupted;
+/// An interrupted drive stays so, also when its run was resumed meanwhile: intents of its function were refused, so that
+/// it must be replayed before it may go on.
+fn was_interrupted(run: &Run, it: &Advance) -> bool {
+    let last = run.last.as_ref().filter(|last| last.fence == it.fence);
+    last.is_some_and(|last| last.reply.outcome == AdvanceOutcome::Interrupted)
+}
+
+/// Cancel, pause or a panic came first: the drive lives on only for its steps in flight.
+fn interrupt<R: Rows>(turn: &mut Turn<'_, R>, run: &mut Run) -> Result<AdvanceOutcome, Fault> {
+    if run.local_in_flight() > 0 {
+        return Ok(AdvanceOutcome::Interrupted);
     }
-    match &run.mode {
-        Mode::Undoing { .. } => run.drive = None,
-        Mode::Paused { .. } | Mode::Quarantined { .. } | Mode::Live | Mode::Scheduled { .. } => {
-            common::lose_drive(turn, run);
-        }
-    }
-    AdvanceOutcome::Finished
+    common::lose_drive(turn, run, "the run was interrupted")?;
+    Ok(AdvanceOutcome::Finished)
 }
 
 fn take_results<R: Rows>(

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     bounds,
+    commands::set_limit,
     effect::Effect,
     entry::Attach,
     ids::{Name, ProcessId, SessionId, Version},
@@ -28,6 +29,9 @@ pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Attach) -> Result<Reply, Faul
         }
         .into());
     }
+    if let Some((name, _)) = it.limits.iter().find(|(_, spec)| !set_limit::admits(spec)) {
+        return Ok(set_limit::admits_nothing(name).into());
+    }
     let (id, since, new) = match it.session {
         None => (SessionId(turn.next_fence().number()), turn.now, true),
         Some(id) => match turn.session(id)? {
@@ -49,6 +53,11 @@ pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Attach) -> Result<Reply, Faul
     let warnings = register(turn, it)?;
     declare_limits(turn, it)?;
     absolve(turn, &it.process)?;
+    let waited: Vec<_> = turn.orders().waits.keys().cloned().collect();
+    for limit in waited {
+        let at = turn.now;
+        turn.effect(Effect::LimitWaits { limit, at }); // a waiter's worker may be there now
+    }
     turn.effect(Effect::SessionAttached {
         session: id,
         queue: it.queue.clone(),

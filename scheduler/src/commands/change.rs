@@ -109,8 +109,8 @@ pub fn pause<R: Rows>(turn: &mut Turn<'_, R>, it: &Change) -> Result<Reply, Faul
             Facts::note(format!("paused: {}", cut(&it.reason))),
         );
         run.pause(cut(&it.reason), false);
-        if !run.has_leased_step() {
-            common::lose_drive(turn, &mut run);
+        if run.local_in_flight() == 0 {
+            common::lose_drive(turn, &mut run, "the run was paused")?;
         }
         store(turn, run)
     })
@@ -141,6 +141,8 @@ pub fn resume<R: Rows>(turn: &mut Turn<'_, R>, it: &Change) -> Result<Reply, Fau
 pub fn go_on<R: Rows>(turn: &mut Turn<'_, R>, run: &mut Run) -> Result<(), Fault> {
     turn.deliver(run, Facts::note("resumed"));
     run.resume(turn.now);
+    common::lose_orphans(turn, run, "its drive ended")?;
+    common::look_at_limits(turn, run); // nobody looked for it while it was held
     let held: Vec<_> = run
         .steps()
         .filter(|(_, step)| step.tries.state == TryState::Held)

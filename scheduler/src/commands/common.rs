@@ -15,7 +15,7 @@ use crate::{
         limit::Limit,
         retry::Verdict,
         run::{Back, Mode, Open, OpenKind, Run},
-        step::{AfterLoss, Owed, Phase, Step, Tries, TryState, cut, failure_of},
+        step::{AfterLoss, Owed, Phase, Step, StepLease, Tries, TryState, cut, failure_of},
     },
 };
 
@@ -43,8 +43,8 @@ pub fn not_live<R: Rows>(turn: &Turn<'_, R>, id: &crate::ids::RunId) -> Result<R
 pub fn settle<R: Rows>(turn: &mut Turn<'_, R>, mut run: Run) -> Result<(), Fault> {
     if let Mode::Undoing { end } = &run.mode {
         let end = end.clone();
-        if !run.has_leased_step() {
-            run.drive = None;
+        if run.local_in_flight() == 0 {
+            run.drive = None; // nothing is left to drive; steps elsewhere report by themselves
         }
         begin_undo_at_hand(turn, &mut run);
         let owes = run.undos.iter().any(|owed| run.owes(owed));
@@ -82,9 +82,11 @@ pub fn begin_ending<R: Rows>(turn: &mut Turn<'_, R>, run: &mut Run, end: End) ->
     for owed in &mut run.undos {
         owed.withdrawn |= completed && open.contains(&owed.intent);
     }
+    let driven = run.drive.is_some();
     for intent in open {
         let leased = run
             .step(intent)
+            .filter(|step| driven || !step.is_local()) // without its driver nobody would report it
             .and_then(|step| step.tries.lease().copied());
         match leased {
             Some(lease) => turn.effect(Effect::Stop {
@@ -157,8 +159,8 @@ pub fn pass_limits<R: Rows>(
     intent: IntentNo,
     in_turn: bool,
 ) -> Result<bool, Fault> {
-    let Some(step) = run.step(intent) else {
-        return Ok(false);
+    let Some(step) = run.step(intent).filter(|_| run.is_live()) else {
+        return Ok(false); // a run that is held still takes no place
     };
     let TryState::AtLimit { ticket, .. } = step.tries.state else {
         return Ok(false);
@@ -218,6 +220,16 @@ pub fn schedule<R: Rows>(
     run: &mut Run,
     intent: IntentNo,
 ) -> Result<(), Fault> {
+    queue(turn, run, intent)?;
+    if run.drive.is_some() && run.step(intent).is_some_and(Step::is_local) {
+        pass_limits(turn, run, intent, true)?;
+    }
+    Ok(())
+}
+
+/// As `schedule`, but a place at its limits is given by the leader's next look alone: a step whose worker is missing must
+/// not hold a place.
+fn queue<R: Rows>(turn: &mut Turn<'_, R>, run: &mut Run, intent: IntentNo) -> Result<(), Fault> {
     give_places_back(turn, run, intent)?;
     let ticket = turn.next_ticket();
     let now = turn.now;
@@ -228,11 +240,19 @@ pub fn schedule<R: Rows>(
     let local = step.is_local();
     step.tries.wait_for_worker(limited, ticket, now);
     if limited {
-        pass_limits(turn, run, intent, true)?;
+        look_at_limits(turn, run);
     } else if local {
         run.wake(now);
     }
     Ok(())
+}
+
+/// Has the leader look at each limit that the run waits at.
+pub fn look_at_limits<R: Rows>(turn: &mut Turn<'_, R>, run: &Run) {
+    let at = turn.now;
+    for (limit, _, _) in run.limit_waits() {
+        turn.effect(Effect::LimitWaits { limit, at });
+    }
 }
 
 /// Grants a step to a session. Its undo is owed from the first grant on.
@@ -319,7 +339,9 @@ pub fn end_attempt<R: Rows>(
         (_, AttemptOutcome::Done(output)) => {
             checkpointed(turn, run, intent, output.clone()).map(Some)
         }
-        (_, AttemptOutcome::Stopped) => schedule(turn, run, intent).map(|()| None),
+        (_, AttemptOutcome::Stopped) => {
+            lose_step(turn, run, intent, "its attempt was stopped").map(|()| None)
+        }
         (
             Phase::Body,
             AttemptOutcome::Throttled {
@@ -459,7 +481,14 @@ fn failed<R: Rows>(
                     code: code.clone(),
                     message: message.clone(),
                 };
+                let held = run.mode.clone();
                 begin_ending(turn, run, end)?;
+                if let Mode::Paused {
+                    reason, by_system, ..
+                } = held
+                {
+                    run.pause(reason, by_system); // it undoes once it is resumed
+                }
             }
             Ok(Some(Outcome::Failed {
                 code,
@@ -535,7 +564,7 @@ pub fn lose_step<R: Rows>(
     };
     step.tries.note(why);
     match step.after_loss() {
-        AfterLoss::TryAgain => schedule(turn, run, intent),
+        AfterLoss::TryAgain => queue(turn, run, intent),
         AfterLoss::PauseRun => {
             let attempt = step.tries.attempt;
             give_places_back(turn, run, intent)?;
@@ -546,17 +575,55 @@ pub fn lose_step<R: Rows>(
         }
         AfterLoss::Ask => {
             step.phase = Phase::Probe;
-            schedule(turn, run, intent)
+            queue(turn, run, intent)
         }
     }
 }
 
 /// The driver's lease is lost or handed back: the run waits for another driver, which replays it.
-pub fn lose_drive<R: Rows>(turn: &Turn<'_, R>, run: &mut Run) {
+///
+/// # Errors
+/// `Fault`: a row cannot be decoded.
+pub fn lose_drive<R: Rows>(
+    turn: &mut Turn<'_, R>,
+    run: &mut Run,
+    why: &'static str,
+) -> Result<(), Fault> {
     run.drive = None;
+    lose_orphans(turn, run, why)?;
     if !matches!(run.back(), Back::Undoing { .. }) {
         run.wake(turn.now);
     }
+    Ok(())
+}
+
+/// Local steps are reported by their driver alone: without it their leases are lost.
+///
+/// # Errors
+/// `Fault`: a row cannot be decoded.
+pub fn lose_orphans<R: Rows>(
+    turn: &mut Turn<'_, R>,
+    run: &mut Run,
+    why: &'static str,
+) -> Result<(), Fault> {
+    if run.drive.is_some() {
+        return Ok(());
+    }
+    let leased = |step: &Step| step.tries.lease().copied().filter(|_| step.is_local());
+    let orphans: Vec<(IntentNo, StepLease)> = run
+        .steps()
+        .filter_map(|(intent, step)| leased(step).map(|lease| (intent, lease)))
+        .collect();
+    for (intent, lease) in orphans {
+        turn.effect(Effect::Stop {
+            work: Work::Step(run.id.clone(), intent),
+            session: lease.session,
+            fence: lease.fence,
+            why,
+        });
+        lose_step(turn, run, intent, why)?;
+    }
+    Ok(())
 }
 
 /// A process died with this run in its hands: the third such death quarantines it.
@@ -594,6 +661,7 @@ pub fn end_undo<R: Rows>(
     let stuck = match outcome {
         AttemptOutcome::Done(_) => {
             run.undos.retain(|owed| owed.intent != intent);
+            run.suspects.clear();
             turn.deliver(run, Facts::note(format!("{name} took back entry {intent}")));
             return;
         }

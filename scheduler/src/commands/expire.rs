@@ -88,27 +88,28 @@ fn lose_all<R: Rows>(
         return Ok(Reply::Moot);
     };
     let mut run = Arc::unwrap_or_clone(run);
+    let why = if died.is_some() {
+        "its worker was lost"
+    } else {
+        "its worker has left"
+    };
     for (work, lease) in run
         .leases()
         .into_iter()
         .filter(|(_, lease)| lease.session == session)
     {
-        match (&work, died) {
-            (Work::Run(_), _) => common::lose_drive(turn, &mut run),
-            (Work::Step(_, intent), Some(_)) => {
-                common::lose_step(turn, &mut run, *intent, "its worker was lost")?;
-            }
-            (Work::Step(_, intent), None) => {
-                common::end_attempt(turn, &mut run, *intent, &AttemptOutcome::Stopped)?;
-            }
-            (Work::Undo(_, intent), _) => {
-                common::end_undo(turn, &mut run, *intent, &AttemptOutcome::Stopped);
+        match &work {
+            Work::Run(_) => common::lose_drive(turn, &mut run, why)?, // and its local steps
+            Work::Step(_, intent) | Work::Undo(_, intent) => {
+                match common::under_fence(&run, *intent, lease.fence) {
+                    Some(Work::Step(..)) => common::lose_step(turn, &mut run, *intent, why)?,
+                    Some(Work::Undo(..)) => {
+                        common::end_undo(turn, &mut run, *intent, &AttemptOutcome::Stopped);
+                    }
+                    Some(Work::Run(_)) | None => {}
+                }
             }
         }
-        debug_assert!(
-            lease.session == session,
-            "only this session's leases are lost"
-        );
     }
     if let Some(process) = died {
         common::suspect(&mut run, process);
@@ -160,6 +161,13 @@ fn expire_attempt<R: Rows>(
             }
         }
     }
+    if let Some(drive) = run.drive {
+        turn.effect(Effect::Driven {
+            run: run.id.clone(),
+            fence: drive.fence,
+            in_flight: run.local_in_flight(),
+        });
+    }
     common::settle(turn, run)?;
     Ok(Reply::Done)
 }
@@ -195,7 +203,7 @@ fn expire_drive<R: Rows>(turn: &mut Turn<'_, R>, id: &RunId, fence: Fence) -> Re
             why: "the drive did nothing for too long",
         });
     }
-    common::lose_drive(turn, &mut run);
+    common::lose_drive(turn, &mut run, "the drive did nothing for too long")?;
     run.last_session = None;
     common::settle(turn, run)?;
     Ok(Reply::Done)

@@ -1,4 +1,4 @@
-//! `Return`: a worker hands leases back, no attempt charged. Each run has a savepoint of its own.
+//! `Return`: a worker hands leases back, no failure charged. Each run has a savepoint of its own.
 
 use std::sync::Arc;
 
@@ -9,8 +9,10 @@ use crate::{
     reply::Reply,
     rows::{Fault, Rows, TypedRows},
     turn::Turn,
-    values::run::Run,
 };
+
+/// A body may have begun before its worker handed it back: its certainty mode says what follows.
+const HANDED_BACK: &str = "its worker handed it back";
 
 /// What is under another fence by now is left alone.
 pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Return) -> Result<Reply, Fault> {
@@ -34,15 +36,7 @@ fn return_drive<R: Rows>(turn: &mut Turn<'_, R>, id: &RunId, fence: Fence) -> Re
         return Ok(Reply::Moot);
     };
     let mut run = Arc::unwrap_or_clone(run);
-    let local: Vec<IntentNo> = run
-        .steps()
-        .filter(|(_, step)| step.is_local() && step.tries.lease().is_some())
-        .map(|(intent, _)| intent)
-        .collect();
-    common::lose_drive(turn, &mut run);
-    for intent in local {
-        stopped(turn, &mut run, intent)?;
-    }
+    common::lose_drive(turn, &mut run, HANDED_BACK)?;
     common::settle(turn, run)?;
     Ok(Reply::Done)
 }
@@ -64,12 +58,8 @@ fn return_step<R: Rows>(
         Work::Undo(_, intent) => {
             common::end_undo(turn, &mut run, intent, &AttemptOutcome::Stopped);
         }
-        Work::Step(..) | Work::Run(_) => stopped(turn, &mut run, intent)?,
+        Work::Step(..) | Work::Run(_) => common::lose_step(turn, &mut run, intent, HANDED_BACK)?,
     }
     common::settle(turn, run)?;
     Ok(Reply::Done)
-}
-
-fn stopped<R: Rows>(turn: &mut Turn<'_, R>, run: &mut Run, intent: IntentNo) -> Result<(), Fault> {
-    common::end_attempt(turn, run, intent, &AttemptOutcome::Stopped).map(|_| ())
 }

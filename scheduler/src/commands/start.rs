@@ -4,8 +4,9 @@ use std::ops::Bound;
 
 use crate::{
     bounds,
-    entry::{IfEnded, Start},
-    ids::{Generation, IntentNo, Name, Seq},
+    commands::signal,
+    entry::{IfEnded, Signal, Start},
+    ids::{Generation, IntentNo, Name, RequestId, RunId, Seq},
     index,
     reply::{Rejected, Reply},
     rows::{Fault, Key, ReadRows, Row, Rows, TypedRows},
@@ -21,22 +22,31 @@ pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Start) -> Result<Reply, Fault
     if it.input.len() > bounds::INLINE_PAYLOAD_BYTES_MAX {
         return Ok(too_large("the input", it.input.len()).into());
     }
+    if let Some((_, _, payload)) = &it.signal
+        && payload.len() > bounds::INLINE_PAYLOAD_BYTES_MAX
+    {
+        return Ok(too_large("the signal's payload", payload.len()).into());
+    }
     if let Some(run) = turn.run(&it.run)? {
         if run.digest != it.digest || run.workflow != it.workflow {
             return Ok(Rejected::IdConflict(it.run.clone()).into());
         }
         let (generation, version) = (run.generation, run.version);
-        return Ok(Reply::Started {
+        let attached = Reply::Started {
             generation,
             version,
             created: false,
-        });
+        };
+        return signal_along(turn, it, attached);
     }
     let earlier = turn.finished(&it.run)?;
     if let Some(done) = &earlier
         && let Some(reply) = ended_before(it, done)
     {
-        return Ok(reply);
+        return match reply {
+            Reply::Started { .. } => signal_along(turn, it, reply),
+            refused => Ok(refused),
+        };
     }
     let Some(workflow) = turn.workflow(&it.workflow)? else {
         let registered = nearest(turn, &it.workflow)?;
@@ -64,6 +74,7 @@ pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Start) -> Result<Reply, Fault
             (&done.id, status),
         );
         turn.delete(Key::Finished(it.run.clone()));
+        forget(turn, &it.run)?;
     }
     let run = begin(turn, it, generation, version.version, version.queue);
     turn.store_run(run);
@@ -72,6 +83,53 @@ pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Start) -> Result<Reply, Fault
         version: version.version,
         created: true,
     })
+}
+
+/// The run was there before: its signal is sent all the same, once, or the whole start is refused.
+fn signal_along<R: Rows>(
+    turn: &mut Turn<'_, R>,
+    it: &Start,
+    attached: Reply,
+) -> Result<Reply, Fault> {
+    let Some((name, id, payload)) = it.signal.clone() else {
+        return Ok(attached);
+    };
+    let run = it.run.clone();
+    let sent = signal::apply(
+        turn,
+        &Signal {
+            run,
+            name,
+            id,
+            payload,
+        },
+    )?;
+    Ok(match sent {
+        Reply::Rejected(_) => sent,
+        _ => attached,
+    })
+}
+
+/// What the earlier life of an id left: signal ids that were taken, and views.
+fn forget<R: Rows>(turn: &mut Turn<'_, R>, id: &RunId) -> Result<(), Fault> {
+    let mut keys = Vec::new();
+    for from in [
+        Key::Seen(id.clone(), RequestId::from_stored("")),
+        Key::View(id.clone(), Name::from_stored("")),
+    ] {
+        turn.scan(Bound::Included(&from), &mut |key, _| {
+            let own = matches!((&from, &key),
+                (Key::Seen(..), Key::Seen(of, _)) | (Key::View(..), Key::View(of, _)) if of == id);
+            if own {
+                keys.push(key);
+            }
+            own
+        })?;
+    }
+    for key in keys {
+        turn.delete(key);
+    }
+    Ok(())
 }
 
 /// The answer where the id belongs to a run that has ended; none: a new life of the id begins.

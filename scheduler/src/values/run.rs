@@ -445,10 +445,10 @@ impl Run {
                 },
             };
             let ready = ReadyWork {
-                needs,
                 since,
                 prefers: None,
-                alone: self.is_alone(),
+                alone: self.is_alone() && !matches!(needs, Needs::Session(_)), // its driver holds the run itself
+                needs,
             };
             work.push((Work::Step(self.id.clone(), intent), ready));
         }
