@@ -2,6 +2,7 @@
 //! the server: everything goes over the public API.
 
 mod audit;
+mod look;
 pub mod order;
 mod story;
 
@@ -99,6 +100,24 @@ enum Part {
         #[arg(long, default_value_t = 30)]
         orders: u32,
     },
+    /// Wait for the ends of the orders, then audit
+    Audit {
+        /// Nodes, comma-separated
+        #[arg(long, value_delimiter = ',')]
+        endpoints: Vec<String>,
+        /// The shop's ledger file
+        #[arg(long)]
+        ledger: PathBuf,
+        /// The nodes' admin addresses, comma-separated: their metrics are looked at too
+        #[arg(long, value_delimiter = ',')]
+        admins: Vec<String>,
+        /// How many orders
+        #[arg(long, default_value_t = 30)]
+        orders: u32,
+        /// How long the orders may take to end, in seconds
+        #[arg(long, default_value_t = 60)]
+        within: u64,
+    },
 }
 
 impl Demo {
@@ -152,6 +171,17 @@ impl Demo {
                     order::approve(&client, n, orders).await?;
                 }
                 Ok(())
+            }),
+            Some(Part::Audit {
+                endpoints,
+                ledger,
+                admins,
+                orders,
+                within,
+            }) => runtime.block_on(async {
+                let client = holdfast::Client::connect(&endpoints).await?;
+                let within = Duration::from_secs(within);
+                look::audit(&client, orders, &ledger, &admins, within).await
             }),
         }
     }

@@ -1,19 +1,15 @@
 //! The story itself: start, submit, kill on a condition, restart, wait for the ends, audit.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use holdfast::{Client, ClientError, Status, wire};
-use holdfast_jepsen::{
-    cluster::{Cluster, ClusterSpec, Process, ProcessSpec, free_port},
-    ledger::{Audit as Effects, read_ledger},
-};
+use holdfast::{Client, ClientError, wire};
+use holdfast_jepsen::cluster::{Cluster, ClusterSpec, Process, ProcessSpec, free_port};
 
-use super::{Kill, Story, audit, never_formed, order};
-use crate::output::{self, Exit, Failure};
+use super::{Kill, Story, audit, look, never_formed, order};
+use crate::output::{self, Failure};
 
 /// Then the demo explains what is not finished, and fails.
 const WATCHDOG: Duration = Duration::from_secs(120);
@@ -83,15 +79,7 @@ async fn play(story: &Story, folder: &Path) -> Result<(), Failure> {
     stage.strike(story.kill).await?;
     stage.wait_for_ends().await?;
     approving.abort();
-    let verdict = stage.audit().await?;
-    output::line(&verdict.line);
-    if !verdict.broken.is_empty() {
-        verdict
-            .broken
-            .iter()
-            .for_each(|it| output::talk(format!("  {it}")));
-        return Err(Failure::new(Exit::Error, "the audit does not hold"));
-    }
+    look::tell(&stage.audit().await?)?;
     if !story.exit {
         output::line("it stays until Ctrl-C");
         tokio::signal::ctrl_c().await?;
@@ -251,22 +239,14 @@ impl Stage {
 
     /// Runs that a worker drives now: each has a step under lease.
     async fn in_flight(&self) -> Result<usize, Failure> {
-        Ok(self
-            .counts()
-            .await?
-            .get("running")
-            .copied()
-            .unwrap_or_default())
+        let counts = look::counts(&self.client).await?;
+        Ok(counts.get("running").copied().unwrap_or_default())
     }
 
     async fn wait_for_in_flight(&self) -> Result<(), Failure> {
         loop {
-            let done = self
-                .counts()
-                .await?
-                .get("completed")
-                .copied()
-                .unwrap_or_default();
+            let counts = look::counts(&self.client).await?;
+            let done = counts.get("completed").copied().unwrap_or_default();
             if done > 0 && self.in_flight().await? >= IN_FLIGHT_MIN.min(self.orders as usize / 4) {
                 return Ok(());
             }
@@ -352,10 +332,10 @@ impl Stage {
 
     async fn wait_caught_up(&self, node: u16, name: &str) -> Result<(), Failure> {
         let began = Instant::now();
-        let admin = self.nodes.ports(node).admin;
+        let admin = self.admin(node);
         let newest = self.newest_applied(node).await;
         loop {
-            let applied = metric(admin, "holdfast_raft_applied_index", "group=\"1\"").await;
+            let applied = look::metric(&admin, "holdfast_raft_applied_index", "group=\"1\"").await;
             if applied.is_some_and(|it| it >= newest) {
                 self.say(format!(
                     "{name} is back                 caught up to entry {newest} in {:.1} s",
@@ -370,48 +350,18 @@ impl Stage {
     async fn newest_applied(&self, but: u16) -> u64 {
         let mut newest = 0;
         for id in self.nodes.ids().filter(|id| *id != but) {
-            let admin = self.nodes.ports(id).admin;
-            let found = metric(admin, "holdfast_raft_applied_index", "group=\"1\"").await;
+            let admin = self.admin(id);
+            let found = look::metric(&admin, "holdfast_raft_applied_index", "group=\"1\"").await;
             newest = newest.max(found.unwrap_or_default());
         }
         newest
     }
 
-    /// Orders by where they stand.
-    async fn counts(&self) -> Result<BTreeMap<&'static str, usize>, Failure> {
-        let mut counts = BTreeMap::new();
-        for summary in self.all_runs().await? {
-            let word = match summary.status {
-                Status::Completed => "completed",
-                Status::Failed => "failed",
-                Status::Waiting => "waiting",
-                Status::Running => "running",
-                _ => "moving",
-            };
-            *counts.entry(word).or_default() += 1;
-        }
-        Ok(counts)
-    }
-
-    async fn all_runs(&self) -> Result<Vec<holdfast::RunSummary>, Failure> {
-        let mut runs = self.client.runs().page_size(500);
-        let mut all = Vec::new();
-        while let Some(page) = runs.page().await? {
-            all.extend(page);
-        }
-        Ok(all)
-    }
-
     async fn wait_for_ends(&self) -> Result<(), Failure> {
         let wanted = self.orders as usize - 2;
-        loop {
-            let counts = self.counts().await?;
-            let count = |word: &str| counts.get(word).copied().unwrap_or_default();
-            if count("completed") == wanted && count("failed") == 1 && count("waiting") == 1 {
-                break;
-            }
+        while !look::ended(&self.client, self.orders).await? {
             if self.began.elapsed() > WATCHDOG.mul_f32(0.9) {
-                self.explain_all().await;
+                look::explain_all(&self.client, self.orders).await;
                 return Err(Failure::error("not all orders ended"));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -427,37 +377,21 @@ impl Stage {
         Ok(())
     }
 
-    async fn explain_all(&self) {
-        for n in 1..=self.orders {
-            let run = self.client.run(order::ORDER, &format!("order-{n}"));
-            if let Ok(sentence) = run.explain().await
-                && !sentence.starts_with("completed")
-            {
-                output::talk(format!("order-{n}: {sentence}"));
-            }
-        }
+    async fn audit(&self) -> Result<audit::Audit, Failure> {
+        let admins = self.nodes.ids().map(|id| self.admin(id));
+        let ledger = self.folder.join("ledger.jsonl");
+        look::verdict(
+            &self.client,
+            self.orders,
+            &ledger,
+            &admins.collect::<Vec<_>>(),
+        )
+        .await
     }
 
-    async fn audit(&self) -> Result<audit::Audit, Failure> {
-        let mut runs = audit::Runs::default();
-        let all = self.all_runs().await?;
-        runs.extra = all.len().saturating_sub(self.orders as usize);
-        for n in 1..=self.orders {
-            let id = format!("order-{n}");
-            runs.status
-                .insert(n, all.iter().find(|it| it.id == id).map(|it| it.status));
-        }
-        for id in self.nodes.ids() {
-            let stuck = metric(
-                self.nodes.ports(id).admin,
-                "holdfast_runs_without_wake_source",
-                "",
-            )
-            .await;
-            runs.without_wake_source += stuck.unwrap_or_default();
-        }
-        let lines = read_ledger(self.folder.join("ledger.jsonl")).map_err(Failure::error)?;
-        Ok(audit::audit(self.orders, &Effects::of(&lines), &runs))
+    /// A node's metrics address.
+    fn admin(&self, id: u16) -> String {
+        format!("127.0.0.1:{}", self.nodes.ports(id).admin)
     }
 
     async fn leave(self) {
@@ -469,25 +403,4 @@ impl Stage {
             output::talk(error);
         }
     }
-}
-
-/// The sum of a metric's lines that carry this label, from a node's admin port.
-async fn metric(admin: u16, name: &str, label: &str) -> Option<u64> {
-    let url = format!("http://127.0.0.1:{admin}/metrics");
-    let text = reqwest::get(url).await.ok()?.text().await.ok()?;
-    let lines = text.lines().filter(|line| {
-        let named = line
-            .strip_prefix(name)
-            .is_some_and(|rest| rest.starts_with(['{', ' ']));
-        named && line.contains(label)
-    });
-    let values: Vec<f64> = lines
-        .filter_map(|line| line.split_whitespace().last()?.parse().ok())
-        .collect();
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "counts in a text format of floats"
-    )]
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() as u64)
 }
