@@ -47,6 +47,8 @@ use crate::{
 
 /// The longest that a shutdown takes, all in all.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+/// Of the time after it, how long threads that were told to end are waited for.
+const THREADS_END_MAX: Duration = Duration::from_secs(2);
 /// Of it, for calls in flight once leadership has moved.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// Above 256 KiB of payload with room for an Advance of many; the work stream's messages are at most this.
@@ -109,7 +111,8 @@ pub fn run(settings: Settings) -> Result<(), ServeError> {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let api = runtime("holdfast-api", cores)?;
     let served = api.block_on(serve(settings, terminated()));
-    api.shutdown_background();
+    // Whoever still holds the databases lets go of them before the process ends and takes their library's locks away.
+    api.shutdown_timeout(THREADS_END_MAX);
     served
 }
 
@@ -190,8 +193,9 @@ impl Node {
         drop(telemetry::metrics()); // recorded from the first moment on
         prepare_folder(&settings)?;
         let (listeners, addresses) = listen(&settings)?;
-        // Two threads: the cores of a few groups, and their peers' streams.
-        let consensus = runtime("holdfast-consensus", 2)?;
+        // Few threads: a message wakes an idle thread for each hop to another one, and an entry takes a dozen hops.
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let consensus = runtime("holdfast-consensus", (cores / 2).clamp(1, 4))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(settings.clock_ahead));
         let clocks = Clocks::new(Arc::clone(&clock));
         let groups = Groups::open(
@@ -305,7 +309,8 @@ impl Node {
             );
         }
         if let Some(consensus) = self.consensus.take() {
-            consensus.shutdown_background();
+            let ended = tokio::task::spawn_blocking(|| consensus.shutdown_timeout(THREADS_END_MAX));
+            drop(ended.await); // it waits, and returns nothing
         }
     }
 
@@ -399,6 +404,7 @@ fn raft_settings(settings: &Settings, addresses: Addresses) -> holdfast_raft::Se
         folder: settings.data.clone(),
         profile: settings.profile,
         takeover: settings.takeover,
+        keep: settings.keep,
         peer_address: settings.peer_address(addresses.peer),
         api_address: settings.api_address(addresses.api),
         cluster_name: settings.cluster_name.clone(),

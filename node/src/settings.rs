@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use holdfast_raft::Profile;
+use holdfast_raft::{Keep, Profile};
 
 /// What stands before every variable of ours.
 const ENVIRONMENT_PREFIX: &str = "HOLDFAST_";
@@ -31,7 +31,7 @@ const fn key(name: &'static str, default: &'static str, about: &'static str) -> 
     }
 }
 
-const KEYS: [KeyDef; 22] = [
+const KEYS: [KeyDef; 24] = [
     key(
         "node.id",
         "",
@@ -101,6 +101,16 @@ const KEYS: [KeyDef; 22] = [
         "raft.takeover",
         "true",
         "take over at once from a leader whose process is gone",
+    ),
+    key(
+        "raft.snapshot_entries",
+        "50000",
+        "after how many log entries the state is flushed",
+    ),
+    key(
+        "raft.keep_entries",
+        "20000",
+        "log entries kept after that for followers that lag; others get a snapshot",
     ),
     key("lease.beat", "1s", "how often a worker says that it lives"),
     key(
@@ -215,6 +225,8 @@ pub struct Settings {
     pub profile: Profile,
     /// Whether a follower takes over at once from a leader whose process is gone.
     pub takeover: bool,
+    /// How much log is kept.
+    pub keep: Keep,
     /// Leases of workers.
     pub lease: LeaseTimes,
     /// Marks of the disk.
@@ -349,7 +361,13 @@ fn as_toml(name: &str, value: &str) -> String {
             let seeds: Vec<String> = split(value).map(|seed| format!("{seed:?}")).collect();
             format!("[{}]", seeds.join(", "))
         }
-        "node.id" | "disk.soft" | "disk.hard" | "insecure" | "raft.takeover" => value.to_owned(),
+        "node.id"
+        | "disk.soft"
+        | "disk.hard"
+        | "insecure"
+        | "raft.takeover"
+        | "raft.snapshot_entries"
+        | "raft.keep_entries" => value.to_owned(),
         _ => format!("{value:?}"),
     }
 }
@@ -594,6 +612,10 @@ impl Reading {
                 .collect(),
             profile,
             takeover: self.parse("raft.takeover", true, boolean),
+            keep: Keep {
+                snapshot_entries: self.parse("raft.snapshot_entries", 1, entries),
+                entries: self.parse("raft.keep_entries", 1, entries),
+            },
             lease: self.lease(profile),
             disk: self.disk(),
             log: self.text("telemetry.log"),
@@ -641,6 +663,13 @@ fn boolean(text: &str) -> Result<bool, String> {
         "true" | "1" | "yes" => Ok(true),
         "false" | "0" | "no" => Ok(false),
         _ => Err("it is true or false".to_owned()),
+    }
+}
+
+fn entries(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err("it is a number of log entries from 1".to_owned()),
     }
 }
 

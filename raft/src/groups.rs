@@ -51,6 +51,8 @@ pub struct Settings {
     pub profile: Profile,
     /// Whether followers take over at once from a leader whose process is gone.
     pub takeover: bool,
+    /// How much log is kept.
+    pub keep: Keep,
     /// How other nodes reach this one, `host:port`.
     pub peer_address: String,
     /// How clients reach this one, `host:port`.
@@ -59,6 +61,24 @@ pub struct Settings {
     pub cluster_name: Option<String>,
     /// Peer addresses of other nodes, asked at the first start.
     pub seeds: Vec<String>,
+}
+
+/// How much log is kept before it is purged, in entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// The state is flushed after so many entries, which are then no longer needed to rebuild it.
+    pub snapshot_entries: u64,
+    /// Kept behind the last flush, for followers that lag a little; one that lags more is sent a snapshot.
+    pub entries: u64,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self {
+            snapshot_entries: 50_000,
+            entries: 20_000,
+        }
+    }
 }
 
 /// What the simulation replaces.

@@ -12,6 +12,8 @@ pub mod peer;
 pub mod replica;
 pub mod seams;
 pub mod state;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod types;
 
 mod adapter;
@@ -21,7 +23,7 @@ pub use adapter::pulse::Digest;
 pub use adapter::settings::{Figures, Profile, SettingsError};
 pub use error::{ProposeError, ReadError, StorageFault};
 pub use groups::{
-    FormError, Formed, Groups, MakeMachine, MemberError, Named, OpenError, Seams, Settings,
+    FormError, Formed, Groups, Keep, MakeMachine, MemberError, Named, OpenError, Seams, Settings,
 };
 pub use machine::{Applied, Fault, Machine};
 pub use peer::identity::{Member, NodeRef, Reservation};

@@ -18,12 +18,11 @@ use crate::{
 /// `Fault`: a row cannot be decoded.
 pub fn derive<R: Rows>(turn: &mut Turn<'_, R>) -> Result<(), Fault> {
     for change in turn.changed_runs()? {
-        let ended = turn.finished(&change.id)?;
         let before = change.before.as_deref().map(Run::status);
         let after = change.after.as_deref().map(Run::status);
-        let end = match (&change.after, &ended) {
-            (None, Some(finished)) => Some(finished.end.status()),
-            _ => None,
+        let end = match after {
+            None => turn.finished(&change.id)?.map(|it| it.end.status()),
+            Some(_) => None,
         };
         let Some(run) = change.after.as_deref().or(change.before.as_deref()) else {
             continue;

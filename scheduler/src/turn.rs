@@ -281,7 +281,9 @@ impl<'a, R: Rows> Turn<'a, R> {
             "run {} ends with a step in flight",
             run.id
         );
-        self.drop_signals(&run.id)?;
+        if run.buffered.0 > 0 {
+            self.drop_signals(&run.id)?;
+        }
         self.delete(Key::Run(run.id.clone()));
         let finished = Finished {
             id: run.id.clone(),

@@ -23,7 +23,10 @@ use random::*;
 const ENTRIES: usize = 250;
 
 fn seeds(upto: u64) -> std::ops::Range<u64> {
-    #[expect(clippy::disallowed_methods, reason = "which seeds to look at is no setting of a replica")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "which seeds to look at is no setting of a replica"
+    )]
     let chosen = std::env::var("SEEDS").ok();
     let chosen = chosen.as_deref().and_then(|it| it.split_once(".."));
     let (from, to) = chosen.unwrap_or(("", ""));

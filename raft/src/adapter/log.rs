@@ -26,7 +26,7 @@ const READ_BYTES: usize = 1 << 20;
 
 /// The log of one group.
 #[derive(Clone)]
-pub(crate) struct Log {
+pub struct Log {
     group: GroupId,
     backend: Arc<dyn LogBackend>,
 }
@@ -55,14 +55,13 @@ impl Log {
         };
         let state = self.backend.state(self.group);
         // What was purged is gone and what was not appended is not there: openraft tolerates both at the ends.
-        let first = state.purged.map_or(0, |id| id.index + 1);
         let after_last = state.last.map_or(0, |id| id.index + 1);
         let end = match range.end_bound() {
             Bound::Included(at) => at + 1,
             Bound::Excluded(at) => *at,
             Bound::Unbounded => u64::MAX,
         };
-        start.max(first)..end.min(after_last)
+        start.max(state.first)..end.min(after_last)
     }
 }
 

@@ -89,7 +89,7 @@ impl<M: Machine> StateSide for GroupState<M> {
 
 /// openraft's view of one group's state.
 #[derive(Clone)]
-pub(crate) struct Sm {
+pub struct Sm {
     group: GroupId,
     state: Arc<dyn StateSide>,
     log: Arc<dyn LogBackend>,
@@ -195,6 +195,8 @@ impl RaftStateMachine<Types> for Sm {
         self.state
             .install(our_meta(meta), staged, barrier.boxed())
             .await?;
+        let label = group.0.to_string();
+        metrics::counter!("holdfast_raft_snapshots_installed_total", "group" => label).increment(1);
         self.may_offer
             .store(true, std::sync::atomic::Ordering::Release);
         Ok(())
@@ -219,7 +221,7 @@ impl Sm {
 }
 
 /// Builds a snapshot: state is persistent, so this flushes and says up to where.
-pub(crate) struct Builder {
+pub struct Builder {
     sm: Sm,
 }
 

@@ -110,6 +110,8 @@ impl Profile {
             election_timeout_min: ms(figures.election_min),
             election_timeout_max: ms(figures.election_max),
             enable_pre_vote: Some(true),
+            // Followers get an entry while it is being synced here, not one turn of the core later.
+            broadcast_submitted_on_append: Some(true),
             // A restored leader keeps its term while what it knew in memory is gone.
             enable_leader_restore: Some(false),
             quorum_loss_probe_interval: Some(ms(figures.quorum_probe)),

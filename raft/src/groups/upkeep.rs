@@ -17,11 +17,8 @@ use super::Groups;
 const STAGGER: Duration = Duration::from_millis(20);
 /// How often snapshots and purges are thought of.
 const EVERY: Duration = Duration::from_secs(5);
-/// A flush of the state is asked for after so much log, or so many entries.
+/// A flush of the state is asked for after so much log, however few entries it is.
 const SNAPSHOT_BYTES: u64 = 64 << 20;
-const SNAPSHOT_ENTRIES: u64 = 50_000;
-/// Entries kept behind the last snapshot, for followers that lag a little.
-const KEEP_ENTRIES: u64 = 20_000;
 /// A purge of fewer entries would only leave tombstones.
 const PURGE_STRIDE: u64 = 4_096;
 
@@ -79,7 +76,10 @@ async fn tend<M: Machine>(groups: &Groups<M>, replica: &Replica<M>, written: &mu
     }
     let now = groups.log.written_bytes(replica.group());
     let since = applied.saturating_sub(status.snapshot.unwrap_or(0));
-    if since >= SNAPSHOT_ENTRIES || (now.saturating_sub(*written) >= SNAPSHOT_BYTES && since > 0) {
+    let keep = groups.settings.keep;
+    if since >= keep.snapshot_entries
+        || (now.saturating_sub(*written) >= SNAPSHOT_BYTES && since > 0)
+    {
         *written = now;
         replica.core.trigger_snapshot().await;
     }
@@ -89,8 +89,8 @@ async fn tend<M: Machine>(groups: &Groups<M>, replica: &Replica<M>, written: &mu
     let Ok(persisted) = replica.state.persisted().await else {
         return;
     };
-    let up_to = snapshot.min(persisted).saturating_sub(KEEP_ENTRIES);
-    if up_to >= purged + PURGE_STRIDE {
+    let up_to = snapshot.min(persisted).saturating_sub(keep.entries);
+    if up_to >= purged + PURGE_STRIDE.min(keep.snapshot_entries) {
         replica.core.trigger_purge(up_to).await;
     }
 }

@@ -46,6 +46,8 @@ pub enum LogOp {
 pub struct LogState {
     /// The last entry that was purged.
     pub purged: Option<LogId>,
+    /// Where the entries begin: after `purged`, or at 0, unless an empty log was begun later than that.
+    pub first: u64,
     /// The last entry, or `purged` when there is none.
     pub last: Option<LogId>,
     /// The vote.

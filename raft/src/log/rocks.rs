@@ -171,6 +171,8 @@ impl RocksLog {
                 .transpose()
         };
         let purged = log_id(Meta::Purged)?;
+        let first = purged.map_or(0, |id| id.index + 1);
+        self.verify_begins(group, first)?;
         let last = self.last_entry(group)?.max(purged);
         let vote = self
             .meta(group, Meta::Vote)?
@@ -181,6 +183,7 @@ impl RocksLog {
             log_id(Meta::Committed)?.filter(|c| last.is_some_and(|last| c.index <= last.index));
         Ok(LogState {
             purged,
+            first,
             last,
             vote,
             committed,
@@ -196,6 +199,25 @@ impl RocksLog {
         self.db
             .get(records::meta_key(group, meta))
             .map_err(|cause| StorageFault::io("reading the log's records", cause))
+    }
+
+    /// Entries begin right after what was purged, or there are none.
+    fn verify_begins(&self, group: GroupId, first: u64) -> Result<(), StorageFault> {
+        let from = records::entry_key(group, first);
+        let mode = IteratorMode::From(&from, rocksdb::Direction::Forward);
+        let Some(found) = self.db.iterator(mode).next() else {
+            return Ok(());
+        };
+        let (key, _) =
+            found.map_err(|cause| StorageFault::io("reading the log's beginning", cause))?;
+        match records::index_in(&key, group) {
+            Some(index) if index != first => {
+                let what = format!("the log of group {}", group.0);
+                let cause = format!("it begins with entry {index} where {first} is due");
+                Err(StorageFault::corrupt(what, cause))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn last_entry(&self, group: GroupId) -> Result<Option<LogId>, StorageFault> {
@@ -305,6 +327,11 @@ fn identify(db: &DB, folder: &Path, node: NodeId) -> Result<(Stored, Watermark),
         .get(records::IDENT)
         .map_err(|cause| StorageFault::io("reading the node's identity", cause))?;
     let Some(bytes) = found else {
+        // An empty log is new only if nothing was ever synced here: else its very beginning is gone.
+        if Watermark::was_synced(&path).map_err(|e| io("reading", e))? {
+            let cause = "it was synced before, and is empty now".to_owned();
+            return Err(StorageFault::LostLog { cause });
+        }
         let ident = Ident {
             node,
             incarnation: Uuid::new_v4(),
@@ -508,12 +535,13 @@ impl LogIo {
             .write_opt(batch, &options)
             .map_err(|cause| failed("writing the log", cause))?;
         if must_sync {
+            // Read before the sync: what another thread writes after it (a reservation) is not covered by it.
+            let sequence = self.db.latest_sequence_number();
             let began = Instant::now();
             self.db
                 .flush_wal(true)
                 .map_err(|cause| failed("syncing the log", cause))?;
             metrics::histogram!("holdfast_log_fsync_duration_seconds").record(began.elapsed());
-            let sequence = self.db.latest_sequence_number();
             self.mark
                 .store(sequence, has_vote)
                 .map_err(|cause| StorageFault::io("writing the watermark", cause))?;

@@ -53,6 +53,9 @@ impl Tail {
             "append at {} after {next}",
             first.id.index
         );
+        if self.state.last == self.state.purged {
+            self.state.first = first.id.index;
+        }
         self.pending.push_back((first.id.index, ticket));
         for entry in entries {
             self.bytes += cost(entry);
@@ -63,6 +66,10 @@ impl Tail {
     }
 
     fn truncate(&mut self, last: Option<LogId>) {
+        let end = self.state.last.map(|id| id.index);
+        if last.is_some_and(|last| end <= Some(last.index)) {
+            return; // there is nothing after it
+        }
         let keep = last.map_or(0, |id| id.index + 1);
         while self
             .entries
@@ -89,6 +96,7 @@ impl Tail {
             self.bytes -= cost(&gone);
         }
         self.state.purged = self.state.purged.max(Some(upto));
+        self.state.first = self.state.first.max(upto.index + 1);
         if self.state.last.is_none_or(|last| last.index <= upto.index) {
             self.state.last = Some(upto);
         }
@@ -127,9 +135,8 @@ impl Tail {
 
     /// What of a range exists, by the ends that memory knows.
     pub(super) fn existing(&self, range: &Range<u64>) -> Range<u64> {
-        let first = self.state.purged.map_or(0, |id| id.index + 1);
         let end = self.state.last.map_or(0, |id| id.index + 1);
-        range.start.max(first)..range.end.min(end)
+        range.start.max(self.state.first)..range.end.min(end)
     }
 
     pub(super) fn is_cached(&self, range: &Range<u64>) -> bool {

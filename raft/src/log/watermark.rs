@@ -53,10 +53,9 @@ impl Watermark {
     /// It cannot be read, no slot of it is whole, or it is another node's.
     pub fn open(path: &Path, incarnation: Uuid) -> io::Result<(Self, u64)> {
         let file = OpenOptions::new().write(true).read(true).open(path)?;
-        let mut bytes = [0; 2 * SLOT];
-        let len = file.read_at(&mut bytes, 0)?;
-        let slots = bytes[..len].chunks_exact(SLOT);
-        let newest = slots.filter_map(|slot| decode(slot, incarnation)).max();
+        let slots = read_slots(&file)?;
+        let ours = slots.iter().filter(|it| it.incarnation == incarnation);
+        let newest = ours.map(|it| (it.counter, it.sequence)).max();
         let (counter, sequence) = newest.ok_or_else(|| {
             let why = "neither slot of the watermark file is whole and of this node";
             io::Error::new(io::ErrorKind::InvalidData, why)
@@ -70,6 +69,18 @@ impl Watermark {
             },
             sequence,
         ))
+    }
+
+    /// Whether a log was ever synced beside `path`, whoever's it was; not if there is no such file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn was_synced(path: &Path) -> io::Result<bool> {
+        match File::open(path) {
+            Ok(file) => Ok(read_slots(&file)?.iter().any(|it| it.sequence > 0)),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(cause) => Err(cause),
+        }
     }
 
     /// Everything up to `sequence` has just been synced.
@@ -98,11 +109,31 @@ impl Watermark {
     }
 }
 
-fn decode(slot: &[u8], incarnation: Uuid) -> Option<(u64, u64)> {
+/// One of the two slots.
+struct Slot {
+    counter: u64,
+    sequence: u64,
+    incarnation: Uuid,
+}
+
+/// Those that are whole.
+fn read_slots(file: &File) -> io::Result<Vec<Slot>> {
+    let mut bytes = [0; 2 * SLOT];
+    let len = file.read_at(&mut bytes, 0)?;
+    Ok(bytes[..len].chunks_exact(SLOT).filter_map(decode).collect())
+}
+
+fn decode(slot: &[u8]) -> Option<Slot> {
     let number = |at: usize| Some(u64::from_be_bytes(slot[at..at + 8].try_into().ok()?));
     let crc = u32::from_be_bytes(slot[32..36].try_into().ok()?);
-    let whole = crc32fast::hash(&slot[..32]) == crc && slot[16..32] == *incarnation.as_bytes();
-    whole.then_some((number(0)?, number(8)?))
+    if crc32fast::hash(&slot[..32]) != crc {
+        return None;
+    }
+    Some(Slot {
+        counter: number(0)?,
+        sequence: number(8)?,
+        incarnation: Uuid::from_slice(&slot[16..32]).ok()?,
+    })
 }
 
 #[cfg(test)]

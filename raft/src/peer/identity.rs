@@ -23,7 +23,7 @@ use crate::types::{GroupId, NodeId};
 const ADDRESS_KEY: &str = "holdfast-peer-bin";
 
 /// A node as its peers know it. Also the node record of a membership entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Member {
     /// Made with the node's data folder; another one under the same id means a wiped disk.
     pub incarnation: Uuid,

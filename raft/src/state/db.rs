@@ -117,6 +117,15 @@ impl StateDb {
         found.map_or_else(|| Ok(Pointer::default()), |bytes| Pointer::decode(&bytes))
     }
 
+    /// A step of an install: tests take an image of the folder there.
+    #[cfg(feature = "testing")]
+    pub(super) fn reached(&self, step: &'static str) {
+        crate::testing::reached(&self.staging, step);
+    }
+
+    #[cfg(not(feature = "testing"))]
+    pub(super) fn reached(&self, _step: &'static str) {}
+
     /// Removes generations of a group other than the one that counts: left over from an install that did not end.
     pub(super) fn drop_other_generations(
         &self,

@@ -426,6 +426,7 @@ impl<M: Machine> Applier<M> {
     fn install(&mut self, meta: SnapMeta, staged: Staged) -> Result<(), StorageFault> {
         let group = self.shared.group;
         let (generation, digest) = staged.ingest()?;
+        self.shared.db.reached("ingested");
         let pointer = Pointer {
             generation,
             digest,
@@ -438,13 +439,16 @@ impl<M: Machine> Applier<M> {
             let mut batch = WriteBatch::default();
             batch.put(pointer::key(group), pointer.encode());
             self.shared.db.write(batch)?;
+            self.shared.db.reached("pointed");
             self.shared.db.flush()?;
+            self.shared.db.reached("flushed");
             *held = Held {
                 pointer,
                 ..Held::default()
             };
         }
         self.shared.db.drop_other_generations(group, generation)?;
+        self.shared.db.reached("dropped");
         self.machine.rebuild(&self.shared.snapshot());
         let index = meta.last.map_or(0, |id| id.index);
         self.shared.applied.send_replace(index);

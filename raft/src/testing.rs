@@ -1,0 +1,67 @@
+//! What the tests of this crate need besides its interface: consensus' own view of log and state, snapshots and purges at
+//! a wish, and the steps of an install.
+//!
+//! Invariant: nothing here changes what the crate does; it is compiled under feature `testing` alone.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+pub use crate::adapter::log::Log;
+pub use crate::adapter::machine::Sm;
+pub use crate::adapter::types::{BatchBytes, Types};
+
+use crate::log::LogBackend;
+use crate::machine::Machine;
+use crate::replica::Replica;
+use crate::state::GroupState;
+use crate::types::GroupId;
+
+/// The log of one group as consensus sees it.
+pub fn log(group: GroupId, backend: Arc<dyn LogBackend>) -> Log {
+    Log::new(group, backend)
+}
+
+/// The state of one group as consensus sees it.
+pub fn sm<M: Machine>(group: GroupId, state: &GroupState<M>, backend: Arc<dyn LogBackend>) -> Sm {
+    Sm::new(group, Arc::new(state.clone()), backend)
+}
+
+impl<M: Machine> Replica<M> {
+    /// Asks for a snapshot now, whatever the policy says.
+    pub async fn snapshot_now(&self) {
+        self.core.trigger_snapshot().await;
+    }
+
+    /// Asks for a purge now, whatever the policy says.
+    pub async fn purge_now(&self, up_to: u64) {
+        self.core.trigger_purge(up_to).await;
+    }
+
+    /// Up to which index the state would survive a loss of power now.
+    pub async fn persisted(&self) -> u64 {
+        let persisted = self.state.persisted().await;
+        persisted.expect("the state of a test can be read")
+    }
+}
+
+type Hook = Arc<dyn Fn(&'static str) + Send + Sync>;
+
+fn hooks() -> &'static Mutex<Vec<(PathBuf, Hook)>> {
+    static HOOKS: OnceLock<Mutex<Vec<(PathBuf, Hook)>>> = OnceLock::new();
+    HOOKS.get_or_init(Mutex::default)
+}
+
+/// Calls `hook` at each step of an install into `folder`: `ingested`, `pointed`, `flushed`, `dropped`.
+pub fn on_step(folder: &Path, hook: impl Fn(&'static str) + Send + Sync + 'static) {
+    hooks().lock().push((folder.to_owned(), Arc::new(hook)));
+}
+
+pub(crate) fn reached(inside: &Path, step: &'static str) {
+    let ours = |it: &&(PathBuf, Hook)| inside.starts_with(&it.0);
+    let hook = hooks().lock().iter().find(ours).map(|it| Arc::clone(&it.1));
+    if let Some(hook) = hook {
+        hook(step);
+    }
+}
