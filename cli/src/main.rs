@@ -12,6 +12,10 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use output::{Exit, Failure};
 
+/// Small rows and messages are made and dropped by the thousand, often on another thread than the one that made them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Durable execution: crashes happen, your workflow keeps going.
 #[derive(Parser)]
 #[command(

@@ -198,7 +198,7 @@ fn micros(since: Instant) -> u64 {
 }
 
 fn histogram() -> Histogram<u64> {
-    Histogram::new(3).expect("three digits are allowed")
+    Histogram::new_with_bounds(1, 600_000_000, 3).expect("1 µs to 10 min in three digits")
 }
 
 /// A cluster of our own.
