@@ -14,7 +14,7 @@ use output::{Exit, Failure};
 
 /// Small rows and messages are made and dropped by the thousand, often on another thread than the one that made them.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Durable execution: crashes happen, your workflow keeps going.
 #[derive(Parser)]

@@ -222,6 +222,7 @@ impl Client {
         Run {
             caller: self.caller.clone(),
             id: id.to_owned(),
+            started: None,
             output: PhantomData,
         }
     }
@@ -231,6 +232,7 @@ impl Client {
         Run {
             caller: self.caller.clone(),
             id: id.to_owned(),
+            started: None,
             output: PhantomData,
         }
     }
@@ -315,6 +317,7 @@ impl<O> Start<O> {
             Run {
                 caller: self.caller,
                 id,
+                started: reply.position,
                 output: PhantomData,
             },
             reply,
@@ -334,6 +337,8 @@ impl<O: 'static> IntoFuture for Start<O> {
 pub struct Run<O> {
     caller: Caller,
     id: String,
+    /// Where it was started, if by this very handle: what it comes to lies behind it.
+    started: Option<v1::Position>,
     output: PhantomData<fn() -> O>,
 }
 
@@ -541,6 +546,7 @@ impl<O> Run<O> {
             let request = v1::ResultRequest {
                 run_id: self.id.clone(),
                 wait_ms: ms(wait),
+                at_least: self.started,
             };
             let within = wait + Duration::from_secs(5);
             let make =

@@ -23,10 +23,10 @@ use holdfast_scheduler::apply::LEVEL_MAX;
 use holdfast_scheduler::{
     effect::Effect,
     entry::{BecomeLeader, Duty, Work},
-    ids::{Epoch, FeatureLevel, Fence, Name, NodeId, RunId, SessionId},
+    ids::{Epoch, FeatureLevel, Fence, Name, NodeId, RunId, Seq, SessionId},
     lead::{Input, Lead, Output, Terms},
     orders::Orders,
-    reply::Reply,
+    reply::{Reply, Status},
     rows::{Fault, Key, ReadRows, Row, TypedRows},
     time::Timestamp,
     values::run::Session,
@@ -303,8 +303,7 @@ impl Leader {
                                 self.epoch(epoch, &boot).await;
                             }
                             Effect::RunChanged { run, status } => {
-                                self.partition.watchers.changed(&run);
-                                self.count(status);
+                                self.changed(&run, status);
                             }
                             other => gathered.push(other),
                         }
@@ -326,8 +325,13 @@ impl Leader {
         }
     }
 
-    fn count(&self, status: holdfast_scheduler::reply::Status) {
-        if status.is_final() && self.lead.epoch().is_some() {
+    fn changed(&self, run: &RunId, status: Status) {
+        self.partition.watchers.changed(run);
+        if !status.is_final() {
+            return;
+        }
+        self.partition.ended.changed(run);
+        if self.lead.epoch().is_some() {
             let outcome = format!("{status:?}").to_lowercase();
             metrics::counter!("holdfast_runs_finished_total", "outcome" => outcome).increment(1);
         }
@@ -344,6 +348,7 @@ impl Leader {
         }
         for run in &runs {
             self.partition.watchers.changed(run);
+            self.partition.ended.changed(run);
         }
         let found = self
             .look(move |rows| {
@@ -384,6 +389,7 @@ impl Leader {
             Err(error) => return self.unread(&error),
         };
         self.partition.watchers.all_changed();
+        self.partition.ended.all_changed();
         self.step(Input::Rebuild {
             orders: Box::new(orders),
             sessions,
@@ -406,6 +412,10 @@ impl Leader {
         }
     }
 
+    fn unreadable(&self, fault: &Fault) {
+        tracing::error!(group = self.partition.group, %fault, "rows cannot be read");
+    }
+
     /// Looks at the rows on the read pool; what cannot be read is said in the log.
     async fn look<T: Send + 'static>(
         &self,
@@ -418,7 +428,7 @@ impl Leader {
         match looked.await {
             Ok((Ok(found), _)) => Some(found),
             Ok((Err(fault), _)) => {
-                tracing::error!(group = self.partition.group, %fault, "rows cannot be read");
+                self.unreadable(&fault);
                 None
             }
             Err(error) => {
@@ -563,31 +573,25 @@ impl Leader {
             });
     }
 
-    /// Makes offers from rows on the read pool, and sends them in their order.
+    /// Makes offers from rows, and sends them in their order.
     async fn offer(&self, offers: Vec<Offer>) {
         let mut offers = VecDeque::from(offers);
         while !offers.is_empty() {
             let part: Vec<Offer> = offers.drain(..offers.len().min(OFFERS_PER_LOOK)).collect();
-            if part.iter().all(|offer| matches!(offer, Offer::Ready(..))) {
-                self.send(part.into_iter().filter_map(Offer::into_ready));
-                continue;
-            }
             let partition = Arc::clone(&self.partition);
             let now = self.now();
-            let made = self.look(move |rows| {
-                let offers = Offers {
-                    rows,
-                    group: partition.group,
-                    namespace: &partition.namespace,
-                    now,
-                };
-                let mut made = Vec::new();
-                for offer in part {
-                    made.extend(offer.make(&offers, &partition)?);
-                }
-                Ok(made)
-            });
-            self.send(made.await.unwrap_or_default().into_iter());
+            // What lies in memory is not worth a way to the read pool and back.
+            let replica = &self.partition.replica;
+            let made = if replica
+                .look(|rows| part.iter().all(|it| it.is_fresh(&SnapshotRows(rows))))
+            {
+                let made = replica.look(|rows| make(part, &SnapshotRows(rows), &partition, now));
+                made.map_err(|fault| self.unreadable(&fault)).ok()
+            } else {
+                self.look(move |rows| make(part, rows, &partition, now))
+                    .await
+            };
+            self.send(made.unwrap_or_default().into_iter());
         }
     }
 
@@ -675,11 +679,34 @@ enum Offer {
     Ready(SessionId, Out),
 }
 
+fn make<R: ReadRows + ?Sized>(
+    part: Vec<Offer>,
+    rows: &R,
+    partition: &Partition,
+    now: Timestamp,
+) -> Result<Vec<(SessionId, Out)>, Fault> {
+    let offers = Offers {
+        rows,
+        group: partition.group,
+        namespace: &partition.namespace,
+        now,
+    };
+    let mut made = Vec::new();
+    for offer in part {
+        made.extend(offer.make(&offers, partition)?);
+    }
+    Ok(made)
+}
+
 impl Offer {
-    fn into_ready(self) -> Option<(SessionId, Out)> {
+    /// Whether all that it takes was written a moment ago: it is ready, or its run has no journal yet.
+    fn is_fresh<R: ReadRows + ?Sized>(&self, rows: &R) -> bool {
         match self {
-            Self::Ready(session, out) => Some((session, out)),
-            Self::Drive(..) | Self::Execute(..) | Self::News { .. } | Self::Again(..) => None,
+            Self::Ready(..) => true,
+            Self::Drive(_, id, _) => {
+                matches!(rows.run(id), Ok(Some(run)) if run.next_seq == Seq(0))
+            }
+            Self::Execute(..) | Self::News { .. } | Self::Again(..) => false,
         }
     }
 

@@ -29,6 +29,8 @@ pub struct Partition {
     pub streams: Streams,
     /// Who waits for a change of a run.
     pub watchers: Watchers,
+    /// Who waits for the end of a run.
+    pub ended: Watchers,
     /// Live runs that nothing would move, as the audit found last on this node while it led.
     pub without_wake_source: AtomicUsize,
     /// To its leader shell.

@@ -505,6 +505,7 @@ fn partition_of(
         clock: clocks.of(group),
         streams: Streams::default(),
         watchers: Watchers::default(),
+        ended: Watchers::default(),
         without_wake_source: AtomicUsize::new(0),
         leader,
     };

@@ -15,12 +15,13 @@ use holdfast_scheduler::{
     entry::{Ask, Change},
     ids::{RunId, Seq, Version},
     reply::{Reply, Status as RunStatus},
+    rows::{Fault, ReadRows},
     time::Timestamp,
     views::{self, Filter, PageStart},
 };
 
 use super::{Api, describe, freshness, opened, status};
-use crate::partitions::Partition;
+use crate::{machine::SnapshotRows, partitions::Partition};
 
 /// The longest that `Result` waits; a caller asks again.
 const RESULT_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -66,19 +67,31 @@ impl RunsApi {
         how: Freshness,
     ) -> Result<v1::GetReply, Status> {
         let of = id.clone();
-        let (found, position) = self
+        let look = self
             .0
-            .look(partition, how, move |rows| {
-                let Some(run) = views::run(rows, &of)? else {
-                    return Ok(None);
-                };
-                describe::run(rows, &run).map(Some)
-            })
-            .await?;
+            .look(partition, how, move |rows| describe_run(rows, &of));
+        let (found, position) = look.await?;
         let run = found.ok_or_else(|| describe::no_such_run(id))?;
         Ok(v1::GetReply {
             position: Some(position),
             run: Some(run),
+        })
+    }
+
+    /// As `describe`, on the calling thread: for a run whose rows were written a moment ago.
+    fn describe_now(&self, partition: &Partition, id: &RunId) -> Result<v1::GetReply, Status> {
+        let (found, index) = partition
+            .replica
+            .look(|rows| (describe_run(&SnapshotRows(rows), id), rows.applied()));
+        let run = found.map_err(|fault| status::fault(&fault))?;
+        let position = v1::Position {
+            group: partition.group,
+            index,
+            slot: 0,
+        };
+        Ok(v1::GetReply {
+            position: Some(position),
+            run: Some(run.ok_or_else(|| describe::no_such_run(id))?),
         })
     }
 
@@ -268,18 +281,18 @@ impl Runs for RunsApi {
         let partition = self.0.home(&id)?;
         let wait = Duration::from_millis(it.wait_ms).min(RESULT_WAIT_MAX);
         let until = Instant::now() + wait;
-        let watch = partition.watchers.watch(&id);
-        let mut how = Freshness::Linear;
-        loop {
-            let mut next = std::pin::pin!(watch.next());
+        let watch = partition.ended.watch(&id);
+        let how = freshness(partition.group, false, it.at_least);
+        let mut next = Box::pin(watch.next());
+        next.as_mut().enable();
+        let mut reply = self.describe(&partition, &id, how).await?;
+        while !is_final(&reply) && timeout_at(until, next).await.is_ok() {
+            next = Box::pin(watch.next());
             next.as_mut().enable();
-            let reply = self.describe(&partition, &id, how).await?;
-            if is_final(&reply) || timeout_at(until, next).await.is_err() {
-                return Ok(Response::new(reply));
-            }
-            // This replica has applied the change that woke us, and a final state never changes.
-            how = Freshness::Stale;
+            // This replica has just applied the end that woke us, and a final state never changes.
+            reply = self.describe_now(&partition, &id)?;
         }
+        Ok(Response::new(reply))
     }
 
     async fn signal(
@@ -459,6 +472,14 @@ fn as_of<R: holdfast_scheduler::rows::ReadRows + ?Sized>(
         Some(now) => Ok(now),
         None => Ok(rows.group()?.unwrap_or_default().clock),
     }
+}
+
+fn describe_run<R: ReadRows + ?Sized>(
+    rows: &R,
+    id: &RunId,
+) -> Result<Option<v1::RunDescription>, Fault> {
+    let run = views::run(rows, id)?;
+    run.map(|run| describe::run(rows, &run)).transpose()
 }
 
 fn is_final(reply: &v1::GetReply) -> bool {
