@@ -134,7 +134,7 @@ pub enum Effect {
         /// False: it was known, the same worker came back.
         new: bool,
     },
-    /// A session ended.
+    /// A session ended, or its worker has left: what it still holds is ended next.
     SessionEnded(SessionId),
     /// A run's status changed: watchers and waiters look again.
     RunChanged {

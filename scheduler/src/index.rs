@@ -2,14 +2,16 @@
 //!
 //! Invariant: exact at every position, since they are written in the same savepoint as the runs they speak of.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::{
     effect::Effect,
-    ids::{Name, Version},
+    ids::{LimitName, Name, Version},
     reply::Status,
     rows::{Class, Fault, Key, Newest, Row, Rows, TypedRows},
     time::Timestamp,
-    turn::Turn,
-    values::run::Run,
+    turn::{RunChange, Turn},
+    values::{limit::Limit, run::Run},
 };
 
 /// Derives index rows, counters and `RunChanged` from the run rows that the current command changed.
@@ -17,7 +19,9 @@ use crate::{
 /// # Errors
 /// `Fault`: a row cannot be decoded.
 pub fn derive<R: Rows>(turn: &mut Turn<'_, R>) -> Result<(), Fault> {
-    for change in turn.changed_runs()? {
+    let changes = turn.changed_runs()?;
+    count_waiters(turn, &changes)?;
+    for change in changes {
         let before = change.before.as_deref().map(Run::status);
         let after = change.after.as_deref().map(Run::status);
         let end = match after {
@@ -46,6 +50,65 @@ pub fn derive<R: Rows>(turn: &mut Turn<'_, R>) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+/// How the queue of a limit changed: places that went, places that came.
+#[derive(Default)]
+struct Moved {
+    gone: BTreeSet<Place>,
+    come: BTreeMap<Place, Timestamp>,
+}
+
+type Place = (u64, u32);
+
+/// A limit's row says how many steps wait for it, and since when the first of them does.
+fn count_waiters<R: Rows>(turn: &mut Turn<'_, R>, changes: &[RunChange]) -> Result<(), Fault> {
+    let mut moved: BTreeMap<LimitName, Moved> = BTreeMap::new();
+    for change in changes {
+        if let Some(run) = &change.before {
+            for (limit, place, _) in run.limit_waits() {
+                moved.entry(limit).or_default().gone.insert(place);
+            }
+        }
+        if let Some(run) = &change.after {
+            for (limit, place, work) in run.limit_waits() {
+                let since = run.waits_at_limits_since(&work).unwrap_or(turn.now);
+                moved.entry(limit).or_default().come.insert(place, since);
+            }
+        }
+    }
+    for (name, moved) in moved {
+        if !moved.gone.iter().eq(moved.come.keys()) {
+            let (waiting, oldest) = queue_after(turn, &name, &moved)?;
+            let now = turn.now;
+            let limit = turn.limit(&name)?;
+            let mut limit = limit.unwrap_or_else(|| Limit::undeclared(now));
+            (limit.waiting, limit.oldest) = (waiting, oldest);
+            turn.store_limit(name, limit);
+        }
+    }
+    Ok(())
+}
+
+/// The orders stand as before the command; what moved in it comes on top.
+fn queue_after<R: Rows>(
+    turn: &Turn<'_, R>,
+    name: &LimitName,
+    moved: &Moved,
+) -> Result<(u32, Option<Timestamp>), Fault> {
+    let queue = turn.orders().waits.get(name);
+    let stayed = queue.map_or(0, BTreeMap::len) - moved.gone.len();
+    let waiting = u32::try_from(stayed + moved.come.len()).unwrap_or(u32::MAX);
+    let mut others = queue.into_iter().flatten();
+    let ahead = others.find(|(place, _)| !moved.gone.contains(place));
+    let first = moved.come.first_key_value();
+    match (ahead, first) {
+        (Some((place, work)), first) if first.is_none_or(|(newcomer, _)| place < newcomer) => {
+            let run = turn.run(work.run())?;
+            Ok((waiting, run.and_then(|run| run.waits_at_limits_since(work))))
+        }
+        (_, first) => Ok((waiting, first.map(|(_, since)| *since))),
+    }
 }
 
 fn count<R: Rows>(

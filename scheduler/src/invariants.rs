@@ -7,10 +7,11 @@ use std::{
 };
 
 use crate::{
-    ids::{Name, RunId, Version},
+    ids::{LimitName, Name, RunId, Version},
     orders::Orders,
     reply::Status,
     rows::{Class, Fault, Key, Newest, ReadRows, Row, TypedRows},
+    time::Timestamp,
     values::{
         run::{Mode, OpenKind, Run},
         step::Step,
@@ -215,28 +216,38 @@ fn check_counters<R: ReadRows + ?Sized>(
     })
 }
 
+/// A limit counts the steps that hold it and those that wait for it, and knows since when the first one does.
 fn check_limits<R: ReadRows + ?Sized>(
     rows: &R,
     runs: &[Arc<Run>],
     broken: &mut Vec<String>,
 ) -> Result<(), Fault> {
-    let mut held: BTreeMap<_, u32> = BTreeMap::new();
+    let mut counted: BTreeMap<LimitName, (u32, u64, Option<Timestamp>)> = BTreeMap::new();
     for run in runs {
         for (_, step) in run.steps().filter(|(_, step)| step.admitted) {
             for limit in &step.limits {
-                *held.entry(limit.clone()).or_default() += 1;
+                counted.entry(limit.clone()).or_default().0 += 1;
             }
+        }
+        for (limit, _, work) in run.limit_waits() {
+            let (_, waiting, oldest) = counted.entry(limit).or_default();
+            let since = run.waits_at_limits_since(&work);
+            *waiting += 1;
+            *oldest = [*oldest, since].into_iter().flatten().min();
         }
     }
     for view in views::limits(rows)? {
-        let steps = held.get(&view.name).copied().unwrap_or_default();
-        if view.limit.held != steps {
+        let expected = counted.remove(&view.name).unwrap_or_default();
+        let found = (view.limit.held, view.waiting, view.oldest);
+        if found != expected {
             let name = &view.name;
             broken.push(format!(
-                "limit {name} counts {} held, {steps} hold it",
-                view.limit.held
+                "limit {name} counts {found:?} held, waiting, oldest; the runs say {expected:?}"
             ));
         }
+    }
+    for (name, of_runs) in counted {
+        broken.push(format!("limit {name} has no row, the runs say {of_runs:?}"));
     }
     Ok(())
 }

@@ -13,13 +13,16 @@ use std::{
 
 use crate::{
     effect::Effect,
-    ids::{Fence, IntentNo, LogIndex, RunId, Slot},
+    ids::{Fence, IntentNo, LimitName, LogIndex, RunId, Slot},
     index,
     orders::Orders,
     reply::{End, JournalRow, Outcome, Reply},
     rows::{Fault, Key, ReadRows, Row, Rows, TypedRows},
     time::Timestamp,
-    values::run::{Finished, Run},
+    values::{
+        limit::Limit,
+        run::{Finished, Run},
+    },
 };
 
 /// One entry being applied.
@@ -218,6 +221,15 @@ impl<'a, R: Rows> Turn<'a, R> {
     /// Stores a live run.
     pub fn store_run(&mut self, run: Run) {
         self.put(Key::Run(run.id.clone()), Row::Run(Arc::new(run)));
+    }
+
+    /// Stores a limit, unless nothing of it needs to be remembered.
+    pub fn store_limit(&mut self, name: LimitName, limit: Limit) {
+        if limit.is_forgettable(self.now) {
+            self.delete(Key::Limit(name));
+        } else {
+            self.put(Key::Limit(name), Row::Limit(limit));
+        }
     }
 
     /// Writes the next row of a run's journal.

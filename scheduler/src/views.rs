@@ -705,7 +705,7 @@ pub fn workflows<R: ReadRows + ?Sized>(rows: &R) -> Result<Vec<WorkflowView>, Fa
     Ok(found)
 }
 
-/// All limits that are declared or closed.
+/// All limits that are declared, closed, held or waited for. Their rows say it all: no run is looked at.
 ///
 /// # Errors
 /// `Fault`: a row cannot be decoded.
@@ -719,30 +719,13 @@ pub fn limits<R: ReadRows + ?Sized>(rows: &R) -> Result<Vec<LimitView>, Fault> {
             };
             found.push(LimitView {
                 name,
+                waiting: u64::from(limit.waiting),
+                oldest: limit.oldest,
                 limit,
-                waiting: 0,
-                oldest: None,
             });
             true
         },
     )?;
-    if found.is_empty() {
-        return Ok(found); // no run needs to be looked at
-    }
-    for run in live_runs(rows)? {
-        for (intent, step) in run.steps() {
-            if let TryState::AtLimit { since, .. } = step.tries.state {
-                let named = found
-                    .iter_mut()
-                    .filter(|view| step.limits.contains(&view.name));
-                for view in named {
-                    debug_assert!(run.step(intent).is_some(), "an open step");
-                    view.waiting += 1;
-                    view.oldest = Some(view.oldest.map_or(since, |oldest| oldest.min(since)));
-                }
-            }
-        }
-    }
     Ok(found)
 }
 

@@ -677,6 +677,7 @@ fn session_to(it: &Session) -> s::SessionRow {
         steps: it.steps.iter().map(Name::to_string).collect(),
         slots: it.slots,
         since_ms: it.since.0,
+        leaving: it.leaving,
     }
 }
 
@@ -694,6 +695,7 @@ fn session_from(it: &s::SessionRow) -> Session {
             .collect(),
         slots: it.slots,
         since: Timestamp(it.since_ms),
+        leaving: it.leaving,
     }
 }
 
@@ -704,6 +706,8 @@ fn limit_to(it: &Limit) -> s::LimitRow {
         refilled_ms: it.refilled.0,
         held: it.held,
         closed_until_ms: it.closed_until.map(|until| until.0),
+        waiting: it.waiting,
+        oldest_ms: it.oldest.map(|since| since.0),
     }
 }
 
@@ -714,6 +718,8 @@ fn limit_from(it: &s::LimitRow) -> Limit {
         refilled: Timestamp(it.refilled_ms),
         held: it.held,
         closed_until: it.closed_until_ms.map(Timestamp),
+        waiting: it.waiting,
+        oldest: it.oldest_ms.map(Timestamp),
     }
 }
 

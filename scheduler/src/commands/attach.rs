@@ -35,7 +35,9 @@ pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Attach) -> Result<Reply, Faul
     let (id, since, new) = match it.session {
         None => (SessionId(turn.next_fence().number()), turn.now, true),
         Some(id) => match turn.session(id)? {
-            Some(known) if known.process == it.process => (id, known.since, false),
+            Some(known) if known.process == it.process && !known.leaving => {
+                (id, known.since, false)
+            }
             Some(_) | None => return Ok(Rejected::SessionEnded(id).into()),
         },
     };
@@ -48,6 +50,7 @@ pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Attach) -> Result<Reply, Faul
         steps: it.steps.clone(),
         slots: it.slots,
         since,
+        leaving: false,
     };
     turn.put(Key::Session(id), Row::Session(session));
     let warnings = register(turn, it)?;

@@ -138,7 +138,7 @@ pub fn give_places_back<R: Rows>(
             )));
         };
         limit.release();
-        turn.put(Key::Limit(name.clone()), Row::Limit(limit));
+        turn.store_limit(name.clone(), limit);
         if turn.orders().waits.contains_key(&name) {
             turn.effect(Effect::LimitWaits {
                 limit: name,

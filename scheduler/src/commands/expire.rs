@@ -9,15 +9,15 @@ use crate::{
     entry::{AttemptOutcome, Expire, Work},
     ids::{Fence, ProcessId, RunId, SessionId},
     reply::{Outcome, Reply},
-    rows::{Fault, Key, Rows, TypedRows},
+    rows::{Fault, Key, Row, Rows, TypedRows},
     turn::{Facts, Turn},
-    values::run::Run,
+    values::run::{Run, Session},
 };
 
 /// Ends what is lost; in bounded parts where it is a whole session.
 pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Expire) -> Result<Reply, Fault> {
     match it {
-        Expire::Session { session, at_most } => end_session(turn, *session, *at_most, Death::Lost),
+        Expire::Session { session, at_most } => end_session(turn, *session, *at_most),
         Expire::Attempt { work, fence } => {
             turn.guarded(work.run(), |turn| expire_attempt(turn, work, *fence))
         }
@@ -25,33 +25,38 @@ pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Expire) -> Result<Reply, Faul
     }
 }
 
-/// A worker leaves for good: its leases end, nothing is held against its runs.
-pub fn detach<R: Rows>(turn: &mut Turn<'_, R>, session: SessionId) -> Result<Reply, Fault> {
-    end_session(turn, session, u32::MAX, Death::None)
+/// A worker leaves for good: its leases end, nothing is held against its runs. The first part ends here; the leader ends
+/// the rest, which the mark on the session tells from a death.
+pub fn detach<R: Rows>(turn: &mut Turn<'_, R>, id: SessionId) -> Result<Reply, Fault> {
+    let Some(session) = turn.session(id)? else {
+        return Ok(Reply::Moot);
+    };
+    if !session.leaving {
+        turn.attempt(|turn| {
+            let session = Session {
+                leaving: true,
+                ..session
+            };
+            turn.put(Key::Session(id), Row::Session(session));
+            turn.effect(Effect::SessionEnded(id));
+            Ok(Reply::Done)
+        })?;
+    }
+    end_session(turn, id, u32::MAX)
 }
 
-/// Whether the end of a session counts as the death of its worker.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Death {
-    Lost,
-    None,
-}
-
+/// A session without leases is over; until then its row stays, for the parts that follow.
 fn end_session<R: Rows>(
     turn: &mut Turn<'_, R>,
     id: SessionId,
     at_most: u32,
-    death: Death,
 ) -> Result<Reply, Fault> {
     let Some(session) = turn.session(id)? else {
         return Ok(Reply::Moot);
     };
-    let most = usize::try_from(at_most).unwrap_or(usize::MAX);
-    let bound = if death == Death::Lost {
-        bounds::RUNS_PER_DUTY_MAX
-    } else {
-        usize::MAX
-    };
+    let most = usize::try_from(at_most)
+        .unwrap_or(usize::MAX)
+        .min(bounds::RUNS_PER_DUTY_MAX);
     let held = turn.orders().leases.get(&id);
     let mut runs: Vec<RunId> = held
         .into_iter()
@@ -60,12 +65,12 @@ fn end_session<R: Rows>(
         .collect();
     runs.sort();
     runs.dedup();
-    let more = runs.len() > most.min(bound);
-    runs.truncate(most.min(bound));
+    let more = runs.len() > most;
+    runs.truncate(most);
     let count = u32::try_from(runs.len()).unwrap_or(u32::MAX);
+    let died = (!session.leaving).then_some(&session.process);
     for run in &runs {
-        let process = (death == Death::Lost).then_some(&session.process);
-        turn.guarded(run, |turn| lose_all(turn, run, id, process))?;
+        turn.guarded(run, |turn| lose_all(turn, run, id, died))?;
     }
     if !more {
         turn.attempt(|turn| {

@@ -43,6 +43,9 @@ pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Grant) -> Result<Reply, Fault
 
 /// Whether a session may take work with these needs.
 pub fn serves(session: &Session, needs: &Needs) -> bool {
+    if session.leaving {
+        return false;
+    }
     match needs {
         Needs::Workflow(name, version) => session
             .workflows

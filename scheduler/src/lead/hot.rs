@@ -84,7 +84,7 @@ impl Hot {
     /// Made from the rows alone; leases are as fresh as can be.
     pub fn rebuild(orders: &Orders, sessions: &[Session], mono: u64) -> Self {
         let mut hot = Self::default();
-        for session in sessions {
+        for session in sessions.iter().filter(|session| !session.leaving) {
             hot.attached(
                 session.id,
                 &session.queue,
@@ -128,6 +128,17 @@ impl Hot {
     /// Whether a session has a row.
     pub fn knows(&self, session: SessionId) -> bool {
         self.sessions.contains_key(&session)
+    }
+
+    /// Whether a session has a lease.
+    pub(super) fn holds(&self, session: SessionId) -> bool {
+        self.held.contains_key(&session)
+    }
+
+    /// Sessions whose worker has left, and that have leases still.
+    pub(super) fn left_holding(&self) -> Vec<SessionId> {
+        let held = self.held.keys().copied();
+        held.filter(|session| !self.knows(*session)).collect()
     }
 
     /// Whether any session can take work with these needs.

@@ -262,8 +262,17 @@ impl Lead {
 
     fn rebuild(&mut self, orders: &Orders, sessions: &[Session], mono: u64) {
         self.hot = Hot::rebuild(orders, sessions, mono);
-        for session in sessions {
+        for session in sessions.iter().filter(|session| !session.leaving) {
             self.sessions.fresh(session.id, mono);
+        }
+        if self.epoch.is_some() {
+            self.end_those_who_left();
+        }
+    }
+
+    fn end_those_who_left(&mut self) {
+        for session in self.hot.left_holding() {
+            self.expire_session(session);
         }
     }
 
@@ -276,6 +285,7 @@ impl Lead {
         self.sessions
             .all_fresh(self.hot.session_ids(), mono, self.terms.term_ms);
         self.hot.all_fresh(mono);
+        self.end_those_who_left();
         // Streams may have opened before this node acted: what was granted meanwhile was told to nobody.
         for session in self.sessions.all_open() {
             self.reoffer(session);
@@ -326,7 +336,7 @@ impl Lead {
             }
             Pending::Admit(limit) => self.hot.limit_looked(&limit, more || unknown),
             Pending::Session(session) => {
-                if (more || unknown) && self.hot.knows(session) {
+                if (more || unknown) && (self.hot.knows(session) || self.hot.holds(session)) {
                     self.expire_session(session);
                 }
             }
@@ -401,6 +411,9 @@ impl Lead {
                     self.out.push(Output::Ended(session));
                 }
                 self.hot.take(effect, mono);
+                if acts && self.hot.holds(session) {
+                    self.expire_session(session); // it has left, and more is held than one command ends
+                }
             }
             Effect::Ready { .. }
             | Effect::NotReady(_)
@@ -690,5 +703,36 @@ mod tests {
             0,
             "it is under way"
         );
+    }
+
+    #[test]
+    fn what_a_worker_that_has_left_still_holds_is_ended_part_by_part_and_by_the_next_leader_too() {
+        let mut lead = Lead::new(TERMS);
+        let held = began(Work::Run(run()), 9);
+        lead.step(Input::Effects(vec![attached(), held]), 0, Timestamp(0));
+        lead.step(Input::Opened(SESSION), 0, Timestamp(0));
+        lead.step(Input::Won(Epoch(1)), 1, Timestamp(0));
+        let expiry = |out: &[Output]| {
+            out.iter().find_map(|it| match it {
+                Output::Propose {
+                    id,
+                    duty: Duty::Expire(Expire::Session { session, .. }),
+                } if *session == SESSION => Some(*id),
+                _ => None,
+            })
+        };
+        let left = Input::Effects(vec![Effect::SessionEnded(SESSION)]);
+        let out = lead.step(left, 2, Timestamp(0));
+        assert!(out.contains(&Output::Ended(SESSION)), "{out:?}");
+        let id = expiry(&out).expect("the rest is ended at once");
+        let answer = |id, more| Input::Done {
+            id,
+            more,
+            unknown: false,
+        };
+        let id = expiry(&lead.step(answer(id, true), 3, Timestamp(0))).expect("and the next part");
+        assert_eq!(expiry(&lead.step(answer(id, false), 4, Timestamp(0))), None);
+        lead.step(Input::Lost, 5, Timestamp(0));
+        assert!(expiry(&lead.step(Input::Won(Epoch(2)), 6, Timestamp(0))).is_some());
     }
 }

@@ -31,6 +31,10 @@ pub struct Limit {
     pub held: u32,
     /// Closed before this moment; then it reopens in stages.
     pub closed_until: Option<Timestamp>,
+    /// Steps that wait for it; derived from the runs by `index`.
+    pub waiting: u32,
+    /// Since when the first of them waits.
+    pub oldest: Option<Timestamp>,
 }
 
 /// A rate: so many thousandths of a token per span.
@@ -49,6 +53,8 @@ impl Limit {
             refilled: now,
             held: 0,
             closed_until: None,
+            waiting: 0,
+            oldest: None,
         }
     }
 
@@ -60,12 +66,15 @@ impl Limit {
             refilled: now,
             held: 0,
             closed_until: None,
+            waiting: 0,
+            oldest: None,
         }
     }
 
     /// Whether an undeclared limit has nothing left to remember.
     pub fn is_forgettable(&self, now: Timestamp) -> bool {
-        self.spec.is_none() && self.held == 0 && self.flow(now).is_none() && !self.is_closed(now)
+        let idle = self.held == 0 && self.waiting == 0;
+        self.spec.is_none() && idle && self.flow(now).is_none() && !self.is_closed(now)
     }
 
     /// Takes another declaration; what is held stays, the bucket never has more than the new burst.

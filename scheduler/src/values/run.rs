@@ -496,6 +496,20 @@ impl Run {
         waits
     }
 
+    /// Since when a step waits for a place at its limits.
+    pub fn waits_at_limits_since(&self, work: &Work) -> Option<Timestamp> {
+        let Work::Step(_, intent) = work else {
+            return None;
+        };
+        match self.step(*intent)?.tries.state {
+            TryState::AtLimit { since, .. } => Some(since),
+            TryState::Scheduled { .. }
+            | TryState::Leased(_)
+            | TryState::Backoff { .. }
+            | TryState::Held => None,
+        }
+    }
+
     /// The next moment at which something in it falls due.
     pub fn next_due(&self) -> Option<Timestamp> {
         let own = match &self.mode {
@@ -629,6 +643,8 @@ pub struct Session {
     pub slots: u32,
     /// When it attached first.
     pub since: Timestamp,
+    /// Its worker has left for good: it gets nothing more, and ends with the last of its leases.
+    pub leaving: bool,
 }
 
 /// A workflow's name: without this row no run of it can be started.

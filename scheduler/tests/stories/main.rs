@@ -13,7 +13,14 @@
 mod story;
 
 use holdfast_scheduler::{
-    entry::*, ids::*, reply::*, rows::TypedRows, time::Millis, values::run::Mode,
+    effect::Effect,
+    entry::*,
+    ids::*,
+    reply::*,
+    rows::{Fault, Key, MemRows, ReadRows, Row, TypedRows},
+    time::Millis,
+    values::run::Mode,
+    views,
 };
 use story::*;
 
@@ -811,4 +818,125 @@ fn an_id_that_ended_returns_its_result_or_begins_a_new_life_when_asked() {
         story.rows.run(&id).unwrap().unwrap().mode,
         Mode::Live
     ));
+}
+
+#[test]
+fn a_worker_that_leaves_ends_its_leases_in_bounded_parts_and_takes_no_more() {
+    let mut story = Story::new();
+    let worker = story.worker("w1");
+    let runs: Vec<RunId> = (0..300).map(|n| story.start(&format!("r{n}"))).collect();
+    let waits = story.start("waits");
+    for id in &runs {
+        story.drive(id, worker);
+    }
+    let detach = || Ask::Detach(worker);
+    let part = |count, more| Reply::Did { count, more };
+    assert_eq!(story.ask(detach()), part(128, true));
+    let ended = |effect: &Effect| *effect == Effect::SessionEnded(worker);
+    assert!(
+        story.effects.iter().any(ended),
+        "the leader is told at once"
+    );
+    let ready = |story: &Story| story.status(&runs[0]) == Status::Ready;
+    assert!(ready(&story));
+    assert_eq!(story.grant(Work::Run(waits), worker), Reply::Moot);
+    let again = story.ask(attach_again(worker));
+    assert_eq!(again, Reply::Rejected(Rejected::SessionEnded(worker)));
+    // The rest is the leader's; it is no death, since the worker has left.
+    assert_eq!(story.lose(worker), part(100, true));
+    assert_eq!(story.ask(detach()), part(72, false));
+    assert_eq!(story.ask(detach()), Reply::Moot);
+    for id in &runs {
+        assert_eq!(story.status(id), Status::Ready);
+        assert!(story.rows.run(id).unwrap().unwrap().suspects.is_empty());
+    }
+}
+
+fn attach_again(session: SessionId) -> Ask {
+    Ask::Attach(Attach {
+        session: Some(session),
+        process: ProcessId::new("w1").unwrap(),
+        worker: name("w1"),
+        queue: name("q"),
+        workflows: vec![],
+        steps: vec![],
+        limits: vec![],
+        slots: 1,
+    })
+}
+
+#[test]
+fn a_limits_row_alone_says_who_waits_for_it_since_when_and_is_forgotten_when_nobody_does() {
+    let mut story = Story::new();
+    let worker = story.worker("w1");
+    let erp = LimitName::new("erp").unwrap();
+    let limited = || {
+        IntentKind::Step(StepSpec {
+            limits: vec![erp.clone()],
+            ..step("charge")
+        })
+    };
+    let a = story.start("a");
+    let mut first = story.drive(&a, worker);
+    story.advance(&mut first, vec![], vec![limited()]);
+    let throttled = first.ends(
+        0,
+        AttemptOutcome::Throttled {
+            limit: erp.clone(),
+            after: Millis(2_000),
+            message: "429".into(),
+        },
+    );
+    story.advance(&mut first, vec![throttled], vec![]);
+    let since = story.now;
+    for id in ["b", "c"] {
+        story.wait(100);
+        let id = story.start(id);
+        let mut driven = story.drive(&id, worker);
+        story.advance(&mut driven, vec![], vec![limited()]);
+    }
+    let seen = |story: &Story| {
+        let only_limits = OnlyLimits(&story.rows);
+        let view = views::limits(&only_limits).unwrap().pop();
+        view.map(|view| (view.waiting, view.oldest, view.limit.held))
+    };
+    assert_eq!(seen(&story), Some((3, Some(since), 0)));
+    story.wait(60_000 + 2_000);
+    let waiters = vec![];
+    let limit = erp.clone();
+    story.duty(Duty::Admit(Admit { limit, waiters }));
+    assert_eq!(seen(&story), Some((0, None, 3)));
+    for id in ["a", "b", "c"] {
+        let mut driven = story.drive(&run(id), worker);
+        let done = driven.done(0);
+        story.advance(&mut driven, vec![done], vec![complete()]);
+    }
+    assert_eq!(
+        seen(&story),
+        None,
+        "an open limit that nobody declared needs no row"
+    );
+}
+
+/// Rows that fail when anything but a limit is read: a view that looked at runs would not scale with them.
+struct OnlyLimits<'a>(&'a MemRows);
+
+impl ReadRows for OnlyLimits<'_> {
+    fn get(&self, key: &Key) -> Result<Option<Row>, Fault> {
+        panic!("{key:?} was read")
+    }
+
+    fn scan(
+        &self,
+        from: std::ops::Bound<&Key>,
+        each: &mut dyn FnMut(Key, Row) -> bool,
+    ) -> Result<(), Fault> {
+        self.0.scan(from, &mut |key, row| {
+            assert!(
+                key >= Key::Limit(LimitName::from_stored("")),
+                "{key:?} was read"
+            );
+            each(key, row)
+        })
+    }
 }
