@@ -483,11 +483,12 @@ fn failed<R: Rows>(
                 };
                 let held = run.mode.clone();
                 begin_ending(turn, run, end)?;
-                if let Mode::Paused {
-                    reason, by_system, ..
-                } = held
-                {
-                    run.pause(reason, by_system); // it undoes once it is resumed
+                match held {
+                    Mode::Paused {
+                        reason, by_system, ..
+                    } => run.pause(reason, by_system), // it undoes once it is resumed
+                    Mode::Quarantined { evidence, .. } => run.quarantine(evidence),
+                    Mode::Scheduled { .. } | Mode::Live | Mode::Undoing { .. } => {}
                 }
             }
             Ok(Some(Outcome::Failed {

@@ -256,8 +256,12 @@ impl Run {
         }
     }
 
-    /// Holds it still, keeping where it was.
+    /// Holds it still, keeping where it was. What holds it already goes on holding it: a person's pause is not the
+    /// system's to lift, and a quarantine says more than a pause.
     pub fn pause(&mut self, reason: String, by_system: bool) {
+        if matches!(self.mode, Mode::Paused { .. } | Mode::Quarantined { .. }) {
+            return;
+        }
         self.mode = Mode::Paused {
             reason,
             by_system,

@@ -15,6 +15,7 @@ use holdfast_scheduler::{
 };
 
 /// The core and its rows, a leader's clock, and what came out last.
+#[derive(Clone)]
 pub struct Story {
     pub rows: MemRows,
     pub orders: Orders,
