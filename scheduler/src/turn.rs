@@ -307,7 +307,8 @@ impl<'a, R: Rows> Turn<'a, R> {
             ended: self.now,
             end,
             rows: run.next_seq,
-            last: run.last,
+            // Granted anew since: not even its repeat is answered.
+            last: run.last.filter(|last| run.newest_fence == Some(last.fence)),
         };
         self.put(Key::Finished(run.id), Row::Finished(Arc::new(finished)));
         Ok(())

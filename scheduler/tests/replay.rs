@@ -19,28 +19,6 @@ use holdfast_scheduler::{
 };
 use random::*;
 
-/// Histories per test, and entries in each. `SEEDS=from..to` looks at others.
-const ENTRIES: usize = 250;
-
-fn seeds(upto: u64) -> std::ops::Range<u64> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "which seeds to look at is no setting of a replica"
-    )]
-    let chosen = std::env::var("SEEDS").ok();
-    let chosen = chosen.as_deref().and_then(|it| it.split_once(".."));
-    let (from, to) = chosen.unwrap_or(("", ""));
-    from.parse().unwrap_or(0)..to.parse().unwrap_or(upto)
-}
-
-fn history(seed: u64) -> World {
-    let mut world = World::new(seed);
-    for _ in 0..ENTRIES {
-        world.go_on();
-    }
-    world
-}
-
 #[test]
 fn the_same_log_gives_the_same_rows_replies_and_effects_wherever_it_was_interrupted() {
     for seed in seeds(30) {

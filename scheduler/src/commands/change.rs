@@ -141,13 +141,14 @@ pub fn resume<R: Rows>(turn: &mut Turn<'_, R>, it: &Change) -> Result<Reply, Fau
 pub fn go_on<R: Rows>(turn: &mut Turn<'_, R>, run: &mut Run) -> Result<(), Fault> {
     turn.deliver(run, Facts::note("resumed"));
     run.resume(turn.now);
-    common::lose_orphans(turn, run, "its drive ended")?;
-    common::look_at_limits(turn, run); // nobody looked for it while it was held
+    // What is lost only now was not what the person saw: it may hold the run still once more.
     let held: Vec<_> = run
         .steps()
         .filter(|(_, step)| step.tries.state == TryState::Held)
         .map(|(intent, _)| intent)
         .collect();
+    common::lose_orphans(turn, run, "its drive ended")?;
+    common::look_at_limits(turn, run); // nobody looked for it while it was held
     for intent in held {
         if let Some(step) = run.step_mut(intent) {
             step.tries.reset_policy();

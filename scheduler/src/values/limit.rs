@@ -77,10 +77,11 @@ impl Limit {
         self.spec.is_none() && idle && self.flow(now).is_none() && !self.is_closed(now)
     }
 
-    /// Takes another declaration; what is held stays, the bucket never has more than the new burst.
+    /// Takes another declaration; what is held stays, the bucket never has more than the new burst. A closing stands, and
+    /// nothing flows before its end.
     pub fn redeclare(&mut self, spec: LimitSpec, now: Timestamp) {
         self.refill(now);
-        let first = self.spec.is_none();
+        let first = self.spec.is_none() && self.stage(now).is_none();
         self.spec = Some(spec);
         let full = u64::from(spec.burst.max(1)) * MILLI;
         self.tokens_milli = if first {
@@ -88,7 +89,7 @@ impl Limit {
         } else {
             self.tokens_milli.min(full)
         };
-        self.refilled = now;
+        self.refilled = self.refilled.max(now);
     }
 
     /// Whether one more step may pass now.

@@ -23,6 +23,37 @@ use holdfast_scheduler::{
     views,
 };
 
+/// Entries of one history.
+const ENTRIES: usize = 250;
+
+/// Seeds to look at: `SEED=n` for one, `SEEDS=from..to` for many.
+pub fn seeds(upto: u64) -> std::ops::Range<u64> {
+    let one = chosen("SEED").and_then(|seed| seed.parse::<u64>().ok());
+    if let Some(one) = one {
+        return one..one + 1;
+    }
+    let chosen = chosen("SEEDS").unwrap_or_default();
+    let (from, to) = chosen.split_once("..").unwrap_or(("", ""));
+    from.parse().unwrap_or(0)..to.parse().unwrap_or(upto)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "which seeds to look at is no setting of a replica"
+)]
+fn chosen(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// The history of a seed.
+pub fn history(seed: u64) -> World {
+    let mut world = World::new(seed);
+    for _ in 0..ENTRIES {
+        world.go_on();
+    }
+    world
+}
+
 /// Numbers from a seed (SplitMix64).
 pub struct Dice(u64);
 
@@ -57,6 +88,8 @@ pub fn name(text: &str) -> Name {
 fn text(of: &str) -> Bytes {
     Bytes::copy_from_slice(of.as_bytes())
 }
+
+const LIMITS: [&str; 2] = ["api", "erp"];
 
 /// One entry and what it came to.
 pub struct Told {
@@ -355,10 +388,15 @@ impl World {
         let retry = RetryPolicy {
             max_attempts: self.dice.chance(40).then_some(2),
             give_up: self.dice.pick(&give_up).unwrap(),
+            give_up_after: Millis(if self.dice.chance(20) {
+                1_000
+            } else {
+                86_400_000
+            }),
             ..RetryPolicy::default()
         };
         let mut limits = Vec::new();
-        for known in ["erp", "api"] {
+        for known in LIMITS {
             if self.dice.chance(25) {
                 limits.push(limit(known));
             }
@@ -395,7 +433,7 @@ impl World {
                 message,
             },
             15 => AttemptOutcome::Throttled {
-                limit: limit("erp"),
+                limit: limit(self.dice.pick(&LIMITS).unwrap()),
                 after: Millis(300),
                 message,
             },
@@ -488,7 +526,7 @@ impl World {
                 request: self.request(),
             }),
             36 => Ask::SetLimit(SetLimit {
-                name: limit("api"),
+                name: limit(self.dice.pick(&LIMITS).unwrap()),
                 spec: self.limit_spec(),
                 request: self.request(),
             }),
@@ -509,7 +547,7 @@ impl World {
 
     fn limit_spec(&mut self) -> LimitSpec {
         LimitSpec {
-            rate: self.dice.chance(50).then_some((5, Millis(1_000))),
+            rate: self.dice.chance(50).then_some((8, Millis(1_000))), // a quarter of it is whole, too
             burst: 2,
             concurrency: self.dice.chance(60).then_some(2),
         }
@@ -523,7 +561,16 @@ impl World {
             }
         }
         self.processes += u64::from(self.dice.chance(80));
-        Ask::Attach(attach(&format!("p{}", self.processes), None))
+        let mut it = attach(&format!("p{}", self.processes), None);
+        if self.dice.chance(20) {
+            it.queue = name("elsewhere");
+        }
+        if self.dice.chance(30) {
+            let most = 2 + usize::try_from(self.dice.below(2)).unwrap();
+            it.workflows.truncate(most - 1);
+            it.steps.truncate(most);
+        }
+        Ask::Attach(it)
     }
 
     fn give_back(&mut self) -> Ask {
