@@ -1,4 +1,5 @@
-//! The order workflow of the demo, against the shop over HTTP. README shows this workflow function.
+//! The order workflow of the demo: as in `client/examples/order.rs`, against the shop over HTTP, whose ledger sees keys,
+//! fences and attempts.
 
 use std::{net::SocketAddr, time::Duration};
 
