@@ -2,7 +2,6 @@
 
 use std::{
     marker::PhantomData,
-    path::PathBuf,
     pin::Pin,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -16,6 +15,7 @@ use crate::{
     call::Caller,
     cx::ms,
     digest::{self, Encoded},
+    endpoints,
     error::{ClientError, Fail, RunError},
     names::{Data, Signal, View, Workflow},
 };
@@ -92,23 +92,25 @@ pub enum Ended {
     NewGeneration,
 }
 
-/// The way to a cluster. Cheap to clone.
+/// The way to a cluster: finds its leaders, follows them, and repeats a call with the same ids until it is answered. Cheap to
+/// clone.
+///
+/// ```no_run
+/// # use holdfast::{Client, Signal, View, Workflow};
+/// # const ORDER: Workflow<String, String> = Workflow::new("order");
+/// # const APPROVED: Signal<bool> = Signal::new("approved");
+/// # const STAGE: View<String> = View::new("stage");
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = Client::from_env().await?;
+/// let run = client.start(ORDER, "order-1001", "1001".to_string()).await?; // again: the same run
+/// println!("{:?}", run.view(STAGE).await?);
+/// run.signal(APPROVED, true).id("approve-1001").await?; // again: the same signal
+/// println!("{}", run.result().await?);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Client {
     caller: Caller,
-}
-
-#[derive(Deserialize)]
-struct Profiles {
-    endpoints: Option<Vec<String>>,
-}
-
-/// The profile that the CLI uses.
-fn profile_path() -> Option<PathBuf> {
-    let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
-    let config =
-        config.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")))?;
-    Some(config.join("holdfast").join("config.toml"))
 }
 
 impl Client {
@@ -122,33 +124,21 @@ impl Client {
         reason = "it may have to look a name up one day; callers await it today"
     )]
     pub async fn from_env() -> Result<Self, ClientError> {
-        if let Ok(endpoints) = std::env::var("HOLDFAST_ENDPOINTS") {
-            let endpoints = endpoints.split(',').map(|it| it.trim().to_owned());
-            return Ok(Self {
-                caller: Caller::new(endpoints.filter(|it| !it.is_empty()).collect())?,
-            });
-        }
-        let profile =
-            profile_path().and_then(|path| Some((std::fs::read_to_string(&path).ok()?, path)));
-        let endpoints = match profile {
-            None => None,
-            Some((text, path)) => {
-                let profile: Profiles =
-                    toml::from_str(&text).map_err(|cause| ClientError::Refused {
-                        code: "HF3002".to_owned(),
-                        message: format!("{}: {cause}", path.display()),
-                    })?;
-                profile.endpoints
-            }
-        };
-        let caller = Caller::new(endpoints.unwrap_or_else(|| vec!["127.0.0.1:7100".to_owned()]))?;
+        let caller = Caller::new(endpoints::from_env()?)?;
         Ok(Self { caller })
     }
 
     /// Through these nodes; the others of the cluster are found by themselves.
     ///
+    /// ```no_run
+    /// # use holdfast::{Client, ClientError};
+    /// # async fn demo() -> Result<(), ClientError> {
+    /// let client = Client::connect(&["10.0.0.1:7100", "10.0.0.2:7100"]).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
-    /// `Refused`: an address is malformed. A node that is down is no error.
+    /// `Refused`: an address is malformed; correct it. A node that is down is no error.
     #[expect(clippy::unused_async, reason = "as from_env")]
     pub async fn connect<S: AsRef<str>>(endpoints: &[S]) -> Result<Self, ClientError> {
         let endpoints = endpoints.iter().map(|it| it.as_ref().to_owned()).collect();
@@ -204,11 +194,14 @@ impl Client {
             run_id,
             ..Default::default()
         };
-        let mut trouble = None;
-        match input {
-            Ok(it) => (request.input, request.digest) = (it.json, it.digest),
-            Err(cause) => trouble = Some(unencodable("the input", &cause)),
-        }
+        let trouble = match input {
+            Ok(it) => {
+                let trouble = too_large("the input", &it);
+                (request.input, request.digest) = (it.json, it.digest);
+                trouble
+            }
+            Err(cause) => Some(unencodable("the input", &cause)),
+        };
         Start {
             caller: self.caller.clone(),
             request,
@@ -238,6 +231,16 @@ impl Client {
     }
 
     /// Runs, newest first.
+    ///
+    /// ```no_run
+    /// # use holdfast::{Client, ClientError, Status};
+    /// # async fn demo(client: Client) -> Result<(), ClientError> {
+    /// let mut paused = client.runs().workflow("order").status(Status::Paused);
+    /// while let Some(page) = paused.page().await? {
+    ///     page.iter().for_each(|run| println!("{}", run.id));
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn runs(&self) -> Runs {
         Runs {
             caller: self.caller.clone(),
@@ -253,6 +256,13 @@ fn unencodable(what: &str, cause: &serde_json::Error) -> ClientError {
         code: "HF3002".to_owned(),
         message,
     }
+}
+
+/// Found before anything is sent.
+fn too_large(what: &str, value: &Encoded) -> Option<ClientError> {
+    let message = digest::fits(what, &value.json).err()?;
+    let code = "HF3001".to_owned();
+    Some(ClientError::Refused { code, message })
 }
 
 type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -291,6 +301,7 @@ impl<O> Start<O> {
     pub fn with_signal<T: Data>(mut self, signal: Signal<T>, value: T) -> Self {
         match digest::encode(&value) {
             Ok(it) => {
+                self.trouble = self.trouble.or_else(|| too_large("the signal", &it));
                 self.request.signal = Some(v1::StartSignal {
                     name: signal.name().to_owned(),
                     signal_id: format!("start-{}", self.request.run_id),
@@ -394,7 +405,8 @@ impl<O> Run<O> {
     /// Tries a step again now, or all that wait to be retried.
     ///
     /// # Errors
-    /// `Refused` with HF2002: no step of it waits to be retried.
+    /// `Refused` with HF2002: no step of it waits to be retried. `NotFound`: there is no such run. `Unavailable`: repeat
+    /// it.
     pub async fn retry(&self, step: Option<&str>) -> Result<Status, ClientError> {
         let request = v1::RetryRequest {
             run_id: self.id.clone(),
@@ -406,7 +418,7 @@ impl<O> Run<O> {
         Ok(Status::of(reply.status()))
     }
 
-    /// Sends it a signal; acknowledged once it is on a majority of disks.
+    /// Sends it a signal; acknowledged once it is on a majority of disks. Kept until the run waits for it.
     ///
     /// # Errors
     /// `Refused` with HF2002: the run has ended; with HF2003: too many signals wait for it. `Unavailable`: repeat it
@@ -427,11 +439,14 @@ impl<O> Run<O> {
             signal_id: Uuid::now_v7().to_string(),
             payload: Bytes::new(),
         };
-        let mut trouble = None;
-        match value {
-            Ok(it) => request.payload = it.json,
-            Err(cause) => trouble = Some(unencodable("the signal", &cause)),
-        }
+        let trouble = match value {
+            Ok(it) => {
+                let trouble = too_large("the signal", &it);
+                request.payload = it.json;
+                trouble
+            }
+            Err(cause) => Some(unencodable("the signal", &cause)),
+        };
         Outgoing {
             caller: self.caller.clone(),
             request,
@@ -442,7 +457,8 @@ impl<O> Run<O> {
     /// What it published last under this name.
     ///
     /// # Errors
-    /// `NotFound`: there is no such run. `Refused`: the value is of another type.
+    /// `NotFound`: there is no such run. `Refused`: the value is of another type; use the constant that the workflow
+    /// publishes under. `Unavailable`: ask again.
     pub async fn view<T: Data>(&self, view: View<T>) -> Result<Option<T>, ClientError> {
         let Some(bytes) = self.view_bytes(view.name()).await? else {
             return Ok(None);
@@ -569,8 +585,20 @@ impl<O> Run<O> {
 impl<O: Data> Run<O> {
     /// Waits for its end, however long that takes.
     ///
+    /// ```no_run
+    /// # use holdfast::{Run, RunError};
+    /// # async fn demo(run: Run<String>) -> Result<(), RunError> {
+    /// match run.result().await {
+    ///     Ok(parcel) => println!("shipped as {parcel}"),
+    ///     Err(RunError::Failed(why)) if why.code == "REJECTED" => println!("{}", why.message),
+    ///     Err(other) => return Err(other),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
-    /// How it ended, if not completed; `Client` when the cluster could not be asked: ask again.
+    /// How it ended, if not completed: it has been undone, and its id may be started again with
+    /// [`Ended::NewGeneration`]. `Client`: the cluster could not be asked; ask again.
     pub async fn result(&self) -> Result<O, RunError> {
         output(self.ended_within(None).await?)
     }

@@ -4,6 +4,11 @@ use bytes::Bytes;
 use serde::Serialize;
 use twox_hash::XxHash3_64;
 
+/// What one value may have, as JSON.
+pub(crate) const VALUE_BYTES_MAX: usize = 256 * 1024;
+/// What the progress of an attempt may have, as JSON.
+pub(crate) const PROGRESS_BYTES_MAX: usize = 16 * 1024;
+
 /// A value as it travels: its JSON, and the digest of its canonical form.
 #[derive(Debug, Clone)]
 pub(crate) struct Encoded {
@@ -19,6 +24,23 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Encoded, serde_json::Err
         json: canonical.into(),
         digest,
     })
+}
+
+/// Says what is too large for the log, by how much, and what to do, before anything is proposed.
+pub(crate) fn fits(what: &str, json: &[u8]) -> Result<(), String> {
+    within(what, json, VALUE_BYTES_MAX)
+}
+
+/// As `fits`, for a bound of its own.
+pub(crate) fn within(what: &str, json: &[u8], max: usize) -> Result<(), String> {
+    let size = json.len();
+    if size <= max {
+        return Ok(());
+    }
+    Err(format!(
+        "{what} has {size} bytes as JSON, at most {max} are recorded; make it smaller, or keep it elsewhere and \
+         record where it is"
+    ))
 }
 
 #[cfg(test)]

@@ -38,6 +38,17 @@ impl StepFailed {
 pub struct Cancelled(pub String);
 
 /// Ends a run as failed; what is owed is undone first. On purpose not `From<E: Error>`; see [`EndsRun`].
+///
+/// ```
+/// # use holdfast::{Cx, Fail, Step};
+/// # const STOCK: Step<String, u32> = Step::new("stock");
+/// async fn order(cx: Cx, sku: String) -> Result<(), Fail> {
+///     if cx.step(STOCK, sku).await? == 0 {
+///         return Err(Fail::new("SOLD_OUT", "nothing is left; the customer was told"));
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Fail {
     /// The user's own code.
@@ -151,6 +162,22 @@ impl<E: std::error::Error> From<E> for StepError {
 pub type StepResult<T> = Result<T, StepError>;
 
 /// Names the other outcomes. On `Display`, so that it also serves `anyhow::Error`, `Box<dyn Error>` and strings.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use holdfast::{ResultExt, StepCx, StepResult};
+/// # struct Answer { status: u16, body: String }
+/// # async fn post(_: &str) -> Result<Answer, std::io::Error> { Ok(Answer { status: 200, body: String::new() }) }
+/// async fn charge(cx: StepCx, cents: u64) -> StepResult<String> {
+///     let answer = post(cx.idempotency_key()).await?; // an error of the connection: try again by policy
+///     match answer.status {
+///         200 => Ok(answer.body),
+///         402 => Err(answer.body).terminal("CARD_DECLINED"), // the function gets StepFailed
+///         429 => Err(answer.body).throttled("payments", Duration::from_secs(2)), // for every run; no attempt is charged
+///         _ => Err(answer.body).retry_after(Duration::from_secs(30)),
+///     }
+/// }
+/// ```
 pub trait ResultExt<T> {
     /// Try again by policy.
     ///

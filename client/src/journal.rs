@@ -35,6 +35,7 @@ pub(crate) struct Journal {
     pub(crate) shown: VecDeque<Shown>,
     held: BTreeMap<u32, Shown>,
     last_delivery: u32,
+    unmatched: usize,
 }
 
 impl Journal {
@@ -95,8 +96,24 @@ impl Journal {
             value,
             matched: false,
         };
-        self.intents
-            .insert((key.scope, key.name, key.occurrence), recorded);
+        let key = (key.scope, key.name, key.occurrence);
+        if self.intents.insert(key, recorded).is_none() {
+            self.unmatched += 1;
+        }
+    }
+
+    /// The recorded intent of this key, which the code has asked for.
+    pub(crate) fn matched(&mut self, key: &Key) -> Option<&Recorded> {
+        let recorded = self.intents.get_mut(key)?;
+        if !std::mem::replace(&mut recorded.matched, true) {
+            self.unmatched -= 1;
+        }
+        Some(recorded)
+    }
+
+    /// Whether the code has yet to come to something that is recorded: until then it only repeats what it did before.
+    pub(crate) fn is_replayed(&self) -> bool {
+        self.unmatched > 0
     }
 
     /// The first recorded intent that the code has not asked for.

@@ -2,10 +2,7 @@
 
 use std::{
     any::Any,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,8 +11,10 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    digest,
     error::{StepError, StepResult},
     names::Data,
+    worker::TermWatch,
 };
 
 /// Progress is recorded at most this often per lease; the newest wins.
@@ -25,6 +24,15 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 pub(crate) type ProgressSink = Arc<dyn Fn(Bytes) + Send + Sync>;
 
 /// What one attempt is given.
+///
+/// ```
+/// # use holdfast::{StepCx, StepResult};
+/// # struct Shop;
+/// # impl Shop { async fn charge(&self, _: u64, _key: &str) -> std::io::Result<String> { Ok(String::new()) } }
+/// async fn charge(cx: StepCx, cents: u64) -> StepResult<String> {
+///     Ok(cx.app::<Shop>().charge(cents, cx.idempotency_key()).await?) // `?` means: try again
+/// }
+/// ```
 #[derive(Clone)]
 pub struct StepCx(pub(crate) Arc<Attempt>);
 
@@ -38,9 +46,8 @@ pub(crate) struct Attempt {
     pub(crate) app: Option<Arc<dyn Any + Send + Sync>>,
     pub(crate) sink: ProgressSink,
     pub(crate) last_progress: Mutex<Option<Instant>>,
-    /// When this attempt must be over, in milliseconds on `clock`; beats move it.
-    pub(crate) stop_at: Arc<AtomicU64>,
-    pub(crate) clock: Instant,
+    /// When this attempt must be over; beats move it.
+    pub(crate) term: TermWatch,
 }
 
 impl StepCx {
@@ -50,7 +57,8 @@ impl StepCx {
         &self.0.key
     }
 
-    /// Larger on every grant of the same step; bit 63 is never set, so it fits a signed column.
+    /// Larger on every grant of the same step; bit 63 is never set, so it fits a signed column. A receiver that keeps it
+    /// in a row keyed by run and step can refuse a late attempt: see `examples/fenced_receiver.rs`.
     pub fn fence(&self) -> u64 {
         self.0.fence
     }
@@ -79,10 +87,24 @@ impl StepCx {
         })
     }
 
-    /// Shows life, and records how far the attempt has come for the next one: at most once a second, the newest wins.
+    /// Shows life, and records how far the attempt has come for the next one: at most 16 KiB, at most once a second.
+    ///
+    /// ```
+    /// # use holdfast::{StepCx, StepResult};
+    /// # async fn send(_row: &str, _key: &str) -> std::io::Result<()> { Ok(()) }
+    /// async fn export(cx: StepCx, rows: Vec<String>) -> StepResult<usize> {
+    ///     let done = cx.progress().unwrap_or(0); // of the attempt before
+    ///     for (nth, row) in rows.iter().enumerate().skip(done) {
+    ///         send(row, &format!("{}/{nth}", cx.idempotency_key())).await?;
+    ///         cx.heartbeat(nth + 1).await?;
+    ///     }
+    ///     Ok(rows.len())
+    /// }
+    /// ```
     ///
     /// # Errors
-    /// `Stopped`: the lease is lost or the run cancelled; return at once.
+    /// `Stopped`: the lease is lost or the run cancelled; return at once. `Terminal` with `PROGRESS_TOO_LARGE`: record
+    /// less, or where it is kept.
     pub async fn heartbeat<T: Data>(&self, progress: T) -> StepResult<()> {
         if self.0.stop.is_cancelled() {
             return Err(StepError::Stopped);
@@ -96,7 +118,10 @@ impl StepCx {
             due
         };
         if due {
-            (self.0.sink)(serde_json::to_vec(&progress)?.into());
+            let json = serde_json::to_vec(&progress)?;
+            digest::within("the progress", &json, digest::PROGRESS_BYTES_MAX)
+                .map_err(|large| StepError::terminal("PROGRESS_TOO_LARGE", large))?;
+            (self.0.sink)(json.into());
         }
         tokio::task::yield_now().await;
         Ok(())
@@ -108,14 +133,24 @@ impl StepCx {
         serde_json::from_slice(bytes).ok()
     }
 
-    /// Resolves when this attempt should stop.
+    /// Resolves when this attempt should stop. An attempt that does not is aborted a moment later.
+    ///
+    /// ```
+    /// # use holdfast::{StepCx, StepError, StepResult};
+    /// # async fn render(_: &str) -> std::io::Result<String> { Ok(String::new()) }
+    /// async fn film(cx: StepCx, scene: String) -> StepResult<String> {
+    ///     tokio::select! {
+    ///         done = render(&scene) => Ok(done?),
+    ///         () = cx.cancelled() => Err(StepError::Stopped), // not counted as a failure
+    ///     }
+    /// }
+    /// ```
     pub async fn cancelled(&self) {
         self.0.stop.cancelled().await;
     }
 
     /// Until when this attempt may work, as of now; beats prolong it.
     pub fn lease_remaining(&self) -> Duration {
-        let now = u64::try_from(self.0.clock.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Duration::from_millis(self.0.stop_at.load(Ordering::Relaxed).saturating_sub(now))
+        self.0.term.remaining(Instant::now())
     }
 }

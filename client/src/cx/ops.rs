@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use holdfast_proto::v1::{self, intent, outcome};
 use super::{ms, state::State};
 use crate::{
     digest::{self, Encoded},
-    error::{Cancelled, StepFailed, StepResult},
+    error::{Cancelled, StepError, StepFailed, StepResult},
     journal::Key,
     names::{Data, Found, Probe, Step, Undo},
     step_cx::StepCx,
@@ -41,7 +41,7 @@ struct Asked {
 
 impl Asked {
     /// Asks at the first poll, and looks whether there is an outcome.
-    fn poll(&mut self) -> Poll<outcome::Kind> {
+    fn poll(&mut self, waker: &Waker) -> Poll<outcome::Kind> {
         let entry = match self.entry {
             Some(entry) => entry,
             None => {
@@ -54,15 +54,24 @@ impl Asked {
                 entry
             }
         };
-        self.state.outcome(entry).map_or(Poll::Pending, Poll::Ready)
+        let outcome = self.state.outcome(entry, waker);
+        outcome.map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let Some(entry) = self.entry {
+            self.state.forget(entry);
+        }
     }
 }
 
 impl<T> Future for Op<T> {
     type Output = T;
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<T> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         let read = self.read;
-        let ready = self.asked.poll();
+        let ready = self.asked.poll(cx.waker());
         ready.map(|kind| read(&self.asked.key.1, kind))
     }
 }
@@ -76,7 +85,7 @@ pub(super) fn timer(state: Rc<State>, delay_ms: u64, at_unix_ms: u64) -> Op<Resu
     let asked = Asked {
         state,
         key,
-        digest: delay_ms,
+        digest: delay_ms.max(at_unix_ms), // one of them is 0
         kind: Some(kind),
         entry: None,
         local: None,
@@ -95,6 +104,14 @@ fn read_timer(_: &str, kind: outcome::Kind) -> Result<(), Cancelled> {
 }
 
 /// How a step is retried. The defaults: 200 ms, doubling, at most 60 s, given up after 24 h, and then the run pauses.
+///
+/// ```
+/// use std::time::Duration;
+/// use holdfast::{GiveUp, Retry};
+/// let patient = Retry::exponential(Duration::from_secs(1)).cap(Duration::from_secs(300));
+/// let strict = Retry::fixed(Duration::from_secs(5)).max_attempts(3).then(GiveUp::Fail);
+/// # drop((patient, strict));
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Retry(v1::RetryPolicy);
 
@@ -178,6 +195,9 @@ impl<I: Data, O: Data> Call<I, O> {
         let key = state.key(name);
         let Encoded { json, digest } = digest::encode(input)
             .unwrap_or_else(|cause| panic!("the input of step {name} cannot be recorded: {cause}"));
+        if let Err(large) = digest::fits(&format!("the input of step {name}"), &json) {
+            panic!("{large}");
+        }
         let local = (state.bodies)(name, json.clone());
         // A step that this worker does not have goes to any worker of the same queue.
         let queue = if local.is_some() {
@@ -216,11 +236,12 @@ impl<I: Data, O: Data> Call<I, O> {
     pub fn retry(self, policy: Retry) -> Self {
         self.spec(|step| step.retry = Some(policy.0))
     }
-    /// Of one attempt.
+    /// Of one attempt: then it is stopped, and tried again by policy.
     pub fn timeout(self, d: Duration) -> Self {
         self.spec(|step| step.timeout_ms = ms(d).max(1))
     }
-    /// Longest silence between two heartbeats of an attempt.
+    /// Longest silence between two heartbeats of an attempt, after which it is tried again. Heartbeats are sent once a
+    /// second at most: 3 s and more make sense.
     pub fn heartbeat(self, d: Duration) -> Self {
         self.spec(|step| step.heartbeat_ms = ms(d).max(1))
     }
@@ -229,8 +250,18 @@ impl<I: Data, O: Data> Call<I, O> {
         self.spec(|step| step.limits.push(name.into()))
     }
     /// On any worker of this queue, instead of here.
+    ///
+    /// # Panics
+    /// The step is an inline one, which can only run here.
     pub fn queue(mut self, name: &str) -> Self {
         self.asked.local = None;
+        if let Some(intent::Kind::Step(step)) = &self.asked.kind {
+            let what = &step.step;
+            assert!(
+                !step.inline,
+                "inline step {what} runs on the driving worker; register it to send it to a queue"
+            );
+        }
         self.spec(|step| step.queue = name.to_owned())
     }
     /// Journaled with the intent of this step; owed once an attempt was granted, unless a probe answered `Absent`.
@@ -265,7 +296,7 @@ impl<O: Data> Call<(), O> {
         };
         let local: super::LocalBody = Arc::new(move |cx| {
             let body = body(cx);
-            async move { Ok(serde_json::to_vec(&body.await?)?.into()) }.boxed()
+            async move { output_of(&body.await?) }.boxed()
         });
         let kind = Some(intent::Kind::Step(step));
         let asked = Asked {
@@ -285,10 +316,19 @@ impl<O: Data> Call<(), O> {
 
 impl<I, O: Data> Future for Call<I, O> {
     type Output = Result<O, StepFailed>;
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        let ready = self.asked.poll();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let ready = self.asked.poll(cx.waker());
         ready.map(|kind| read_step(&self.asked.key.1, kind))
     }
+}
+
+/// A step's output as it is recorded. The effect has happened: trying again would not make it fit.
+pub(crate) fn output_of<O: Data>(output: &O) -> StepResult<Bytes> {
+    let json = serde_json::to_vec(output)
+        .map_err(|cause| StepError::terminal("OUTPUT_TYPE", cause.to_string()))?;
+    digest::fits("the step's output", &json)
+        .map_err(|large| StepError::terminal("OUTPUT_TOO_LARGE", large))?;
+    Ok(json.into())
 }
 
 fn read_step<O: Data>(step: &str, kind: outcome::Kind) -> Result<O, StepFailed> {
@@ -362,8 +402,8 @@ impl<T: Data> Wait<T> {
 
 impl<T: Data> Future for Wait<T> {
     type Output = Result<T, Cancelled>;
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        let ready = self.asked.poll();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let ready = self.asked.poll(cx.waker());
         ready.map(|kind| {
             let signal = &self.asked.key.1;
             let missing = || Cancelled(format!("signal {signal} timed out without a timeout"));

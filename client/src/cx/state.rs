@@ -2,8 +2,9 @@
 
 use std::{
     cell::RefCell,
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
+    task::Waker,
 };
 
 use bytes::Bytes;
@@ -53,8 +54,8 @@ pub(crate) struct Inner {
     pub(crate) outcomes: HashMap<u32, v1::outcome::Kind>,
     pub(crate) cancel: Option<String>,
     pub(crate) diverged: Option<Diverged>,
-    /// Entries that the function awaits.
-    pub(crate) awaited: HashSet<u32>,
+    /// Entries that the function awaits, in the order in which their futures are woken.
+    pub(crate) awaited: BTreeMap<u32, Waker>,
     pub(crate) local: HashMap<u32, LocalBody>,
     pub(crate) last_operation: String,
 }
@@ -83,8 +84,7 @@ impl State {
         let mut inner = self.inner.borrow_mut();
         inner.last_operation = format!("{}#{}", key.1, key.2);
         let name = journal::kind_name(&kind);
-        if let Some(recorded) = inner.journal.intents.get_mut(key) {
-            recorded.matched = true;
+        if let Some(recorded) = inner.journal.matched(key) {
             let (entry, same) = (
                 recorded.entry,
                 recorded.digest == digest && recorded.kind == name,
@@ -116,8 +116,8 @@ impl State {
         entry
     }
 
-    /// What an entry came to, if it has.
-    pub(crate) fn outcome(&self, entry: u32) -> Option<v1::outcome::Kind> {
+    /// What an entry came to; else `waker` is woken once it has.
+    pub(crate) fn outcome(&self, entry: u32, waker: &Waker) -> Option<v1::outcome::Kind> {
         let mut inner = self.inner.borrow_mut();
         let found = inner.outcomes.remove(&entry).or_else(|| {
             let reason = inner.cancel.clone()?;
@@ -129,9 +129,17 @@ impl State {
         });
         match &found {
             Some(_) => inner.awaited.remove(&entry),
-            None => inner.awaited.insert(entry),
+            None => inner.awaited.insert(entry, waker.clone()),
         };
         found
+    }
+
+    /// An operation was dropped: nobody awaits its entry any more.
+    pub(crate) fn forget(&self, entry: u32) {
+        // Its function may be unwinding from the middle of an operation.
+        if let Ok(mut inner) = self.inner.try_borrow_mut() {
+            inner.awaited.remove(&entry);
+        }
     }
 
     /// A value that the function made up, recorded so that every replay has the same.
@@ -163,6 +171,9 @@ impl State {
         let key = self.key(&format!("view.{view}"));
         match digest::encode(value) {
             Ok(it) => {
+                if let Err(large) = digest::fits(&format!("view {view}"), &it.json) {
+                    panic!("{large}");
+                }
                 let publish = v1::PublishIntent {
                     view: view.to_owned(),
                     value: it.json,
@@ -176,15 +187,22 @@ impl State {
     /// Shows the function what happened; it is polled next.
     pub(crate) fn show(&self, shown: Shown) {
         let mut inner = self.inner.borrow_mut();
+        // Combinators such as `FuturesUnordered` poll only what was woken.
+        let mut woken = Vec::new();
         for outcome in shown.outcomes {
             if let Some(kind) = outcome.kind {
-                inner.awaited.remove(&outcome.entry);
+                woken.extend(inner.awaited.remove(&outcome.entry));
                 inner.local.remove(&outcome.entry);
                 inner.outcomes.insert(outcome.entry, kind);
             }
         }
-        if inner.cancel.is_none() {
+        if inner.cancel.is_none() && shown.cancel.is_some() {
             inner.cancel = shown.cancel;
+            woken.extend(std::mem::take(&mut inner.awaited).into_values());
+        }
+        drop(inner);
+        for waker in woken {
+            waker.wake();
         }
     }
 }

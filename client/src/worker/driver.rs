@@ -2,30 +2,44 @@
 //!
 //! Walk: `drive` (journal in) → poll the function until nothing moves → an `Advance` out → `advanced` (grants, deliveries)
 //! → … Invariants: one Advance is in flight; results are shown to the function only when the Advance that carries them is
-//! made, after the deliveries that came before, so that live order equals replay order; at most one body begins per fence.
+//! made, after the deliveries that came before, so that live order equals replay order; at most one body begins per fence,
+//! and the driver stays until each that began was reported.
 
 use std::{
     any::Any,
-    collections::{HashSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, Waker},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
 };
 
 use bytes::Bytes;
 use holdfast_proto::v1;
+use tracing::dispatcher;
 
 use crate::{
-    cx::{LocalBody, State},
+    cx::{LocalBody, State, ms},
     error::Fail,
-    journal::Shown,
+    journal::{self, Shown},
 };
 
 /// Intents in one Advance; the rest goes with the next.
 const INTENTS_MAX: usize = 128;
 /// Bytes of intents in one Advance; a single one may be larger, and is refused by name if it is too large.
 const INTENT_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of results in one Advance; together with intents they stay below what a command may have.
+const RESULT_BYTES_MAX: usize = 384 * 1024;
+/// Polls in a row of a function that wakes itself: more than any combinator needs.
+const POLLS_MAX: usize = 1_000;
+/// Refusals in a row after which the run is handed back.
+const REFUSALS_MAX: u32 = 3;
+/// When a step that this worker does not have is tried again: by then another one may drive the run.
+const NOT_HERE_FOR: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// A workflow function at work.
 pub(crate) type Function = Pin<Box<dyn Future<Output = Result<Bytes, Fail>>>>;
@@ -49,8 +63,20 @@ pub(crate) enum Fate {
     Drives,
     /// Suspended: the function is kept, and continues when the run is driven again.
     Keep,
+    /// Handed back: another worker may do better.
+    Return,
     /// Over for this worker.
     Drop,
+}
+
+/// Whether the function woke itself while it was polled.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// One run at work.
@@ -68,7 +94,11 @@ pub(crate) struct Driver {
     unsent: VecDeque<v1::Intent>,
     in_flight: Option<v1::Advance>,
     begun: HashSet<u64>,
+    /// Fences of bodies that began and have no result yet.
+    running: BTreeSet<u64>,
     waiting_grants: Vec<v1::Grant>,
+    woken: Arc<Woken>,
+    refusals: u32,
     trouble: Option<Trouble>,
     interrupted: bool,
     must_report: bool,
@@ -95,6 +125,9 @@ impl Driver {
             unsent: VecDeque::new(),
             in_flight: None,
             begun: HashSet::new(),
+            running: BTreeSet::new(),
+            woken: Arc::default(),
+            refusals: 0,
             waiting_grants: Vec::new(),
             trouble: None,
             interrupted: false,
@@ -117,6 +150,11 @@ impl Driver {
         self.rows
     }
 
+    /// Whether all results that came in have been sent.
+    pub(crate) fn has_told(&self) -> bool {
+        self.results.is_empty()
+    }
+
     /// The Advance that was not answered yet, to be sent again unchanged.
     pub(crate) fn unanswered(&self) -> Option<&v1::Advance> {
         self.in_flight.as_ref()
@@ -129,6 +167,8 @@ impl Driver {
         self.in_flight = None;
         self.seen = 0;
         self.results.clear();
+        self.running.clear();
+        self.waiting_grants.clear();
         self.interrupted = false;
         self.rows = drive.first_seq + u32::try_from(drive.rows.len()).unwrap_or(u32::MAX);
         {
@@ -156,15 +196,17 @@ impl Driver {
     }
 
     fn verify_matched(&mut self) {
-        if self.trouble.is_some() {
+        let inner = self.state.inner.borrow();
+        if self.trouble.is_some() || !inner.journal.is_replayed() {
             return;
         }
-        let inner = self.state.inner.borrow();
-        let got = match (
-            &self.ended,
-            inner.fresh.first().and_then(|it| it.key.as_ref()),
-        ) {
-            (_, Some(key)) => format!("{}#{}", key.name, key.occurrence),
+        let asked = inner.fresh.first();
+        let asked = asked.and_then(|it| Some((it.kind.as_ref()?, it.key.as_ref()?)));
+        let got = match (&self.ended, asked) {
+            (_, Some((kind, key))) => {
+                let kind = journal::kind_name(kind);
+                format!("{kind} {}#{}", key.name, key.occurrence)
+            }
             (Some(_), None) => "the end of the function".to_owned(),
             (None, None) => return,
         };
@@ -177,15 +219,24 @@ impl Driver {
             name: key.1.clone(),
             occurrence: key.2,
         };
-        self.trouble = Some(Trouble::Diverged(v1::Diverged {
+        drop(inner);
+        self.cannot_go_on(Trouble::Diverged(v1::Diverged {
             key: Some(key),
             expected,
             got,
         }));
     }
 
+    /// The function is not polled any more; it is replayed by whoever drives the run next.
+    fn cannot_go_on(&mut self, trouble: Trouble) {
+        (self.function, self.ended) = (None, None);
+        self.trouble = Some(trouble);
+        self.must_report = true;
+    }
+
     /// Results of local steps; they travel together with what the function asks for next.
     pub(crate) fn result(&mut self, result: v1::StepResult) {
+        self.running.remove(&result.fence);
         self.results.push(result);
     }
 
@@ -234,16 +285,19 @@ impl Driver {
                 todo.advance = Some(sent);
                 return todo;
             }
-            v1::AdvanceOutcome::StaleFence | v1::AdvanceOutcome::Finished => {
+            v1::AdvanceOutcome::StaleFence => {
+                todo.fate = Fate::Drop;
+                return todo;
+            }
+            // The run cannot be final before what is in flight was reported, and only its driver can.
+            v1::AdvanceOutcome::Finished if self.owes_results() => self.interrupted = true,
+            v1::AdvanceOutcome::Finished => {
                 todo.fate = Fate::Drop;
                 return todo;
             }
             v1::AdvanceOutcome::Interrupted => self.interrupted = true,
             v1::AdvanceOutcome::Refused | v1::AdvanceOutcome::Unspecified => {
-                let what = format!("[{}] {}", it.code, it.detail);
-                tracing::error!(run = self.state.run, what, "an Advance was refused");
-                self.trouble = Some(Trouble::Panicked(what));
-                self.must_report = true;
+                return self.refused(sent, &it);
             }
             v1::AdvanceOutcome::Suspended => {
                 self.count_row(&sent, 0);
@@ -253,9 +307,43 @@ impl Driver {
             v1::AdvanceOutcome::Deliveries => self.must_report = true,
             v1::AdvanceOutcome::GoesOn => {}
         }
+        self.refusals = 0;
         self.count_row(&sent, it.deliveries.len());
         self.deliver(it.deliveries);
         self.begin(it.grants, &mut todo);
+        self.advance(&mut todo);
+        todo
+    }
+
+    fn owes_results(&self) -> bool {
+        !self.running.is_empty() || !self.results.is_empty()
+    }
+
+    /// Nothing of it was taken, its number neither. What the function asked for cannot be had, so that it is replayed; its
+    /// results still count, and one that is not a plain output may be what was wrong.
+    fn refused(&mut self, sent: v1::Advance, it: &v1::Advanced) -> Todo {
+        use v1::attempt_outcome::Kind;
+        let mut todo = Todo::default();
+        let what = format!("[{}] {}", it.code, it.detail);
+        tracing::error!(run = self.state.run, what, "an Advance was refused");
+        self.refusals += 1;
+        if self.refusals >= REFUSALS_MAX {
+            todo.fate = Fate::Return;
+            return todo;
+        }
+        self.number -= 1;
+        let mut results = sent.results;
+        for outcome in results.iter_mut().filter_map(|it| it.outcome.as_mut()) {
+            if !matches!(outcome.kind, Some(Kind::Done(_) | Kind::Stopped(_))) {
+                outcome.kind = Some(Kind::Retryable(v1::Retryable {
+                    message: what.clone(),
+                    after_ms: 0,
+                }));
+            }
+        }
+        results.append(&mut self.results);
+        self.results = results;
+        self.cannot_go_on(Trouble::Panicked(what));
         self.advance(&mut todo);
         todo
     }
@@ -280,18 +368,34 @@ impl Driver {
     fn begin(&mut self, grants: Vec<v1::Grant>, todo: &mut Todo) {
         self.waiting_grants.extend(grants);
         let inner = self.state.inner.borrow();
-        let (begun, waiting) = (&mut self.begun, std::mem::take(&mut self.waiting_grants));
-        for grant in waiting {
-            if begun.contains(&grant.fence) {
+        for grant in std::mem::take(&mut self.waiting_grants) {
+            if self.begun.contains(&grant.fence) {
                 continue;
             }
             match inner.local.get(&grant.entry) {
                 Some(body) => {
-                    begun.insert(grant.fence);
+                    self.begun.insert(grant.fence);
+                    self.running.insert(grant.fence);
                     todo.begin.push((grant, body.clone()));
+                }
+                None if inner.awaited.contains_key(&grant.entry) => {
+                    self.begun.insert(grant.fence);
+                    self.results.push(not_here(&grant));
                 }
                 None => self.waiting_grants.push(grant),
             }
+        }
+    }
+
+    /// A function that is over asks for nothing any more: what was granted to it and did not begin is handed back.
+    fn hand_back(&mut self) {
+        if self.function.is_some() && !self.interrupted {
+            return;
+        }
+        for grant in std::mem::take(&mut self.waiting_grants) {
+            let stopped = v1::attempt_outcome::Kind::Stopped(v1::Empty {});
+            self.begun.insert(grant.fence);
+            self.results.push(result_of(&grant, stopped));
         }
     }
 
@@ -306,8 +410,10 @@ impl Driver {
             self.state.show(shown);
             self.poll();
         }
-        let results = std::mem::take(&mut self.results);
+        self.hand_back();
+        let results = self.next_results();
         self.show_results(&results);
+        self.verify_matched(); // also what was open when the replay ended has to be asked for before anything new is
         let intents = self.next_intents();
         let (diverged, panicked) = match self.trouble.take() {
             Some(Trouble::Diverged(it)) => (Some(it), None),
@@ -342,6 +448,19 @@ impl Driver {
         todo.advance = Some(advance);
     }
 
+    /// As many as one Advance may carry; what is left goes with the next.
+    fn next_results(&mut self) -> Vec<v1::StepResult> {
+        use prost::Message;
+        let mut bytes = 0;
+        let fits = |it: &&v1::StepResult| {
+            bytes += it.encoded_len();
+            bytes <= RESULT_BYTES_MAX
+        };
+        let count = self.results.iter().take_while(fits).count().max(1);
+        let count = count.min(self.results.len());
+        self.results.drain(..count).collect()
+    }
+
     /// The function sees done results at once; a failure only once the journal says what became of it.
     fn show_results(&mut self, results: &[v1::StepResult]) {
         let mut outcomes = Vec::new();
@@ -365,11 +484,12 @@ impl Driver {
     }
 
     fn next_intents(&mut self) -> Vec<v1::Intent> {
-        if self.interrupted {
-            return Vec::new();
-        }
         self.unsent
             .extend(self.state.inner.borrow_mut().fresh.drain(..));
+        if self.interrupted || self.trouble.is_some() {
+            self.unsent.clear(); // they would be refused; the function is replayed
+            return Vec::new();
+        }
         let mut intents = Vec::new();
         let mut bytes = 0;
         while let Some(next) = self.unsent.front() {
@@ -379,7 +499,7 @@ impl Driver {
             }
             intents.extend(self.unsent.pop_front());
         }
-        if let Some(ending) = self.ended.clone().filter(|_| self.trouble.is_none()) {
+        if let Some(ending) = self.ended.clone() {
             intents.push(self.ending(ending));
         }
         intents
@@ -400,7 +520,7 @@ impl Driver {
         }
     }
 
-    /// Polls the function once: its operations need no waker, since only the driver moves them.
+    /// Polls the function until it waits: only what it is shown moves it, and combinators that wake themselves.
     fn poll(&mut self) {
         if self.trouble.is_some() {
             return;
@@ -408,8 +528,25 @@ impl Driver {
         let Some(function) = &mut self.function else {
             return;
         };
-        let mut cx = Context::from_waker(Waker::noop());
-        let polled = catch_unwind(AssertUnwindSafe(|| function.as_mut().poll(&mut cx)));
+        let waker = Waker::from(Arc::clone(&self.woken));
+        let mut cx = Context::from_waker(&waker);
+        let mut poll_once = || {
+            let mut poll = || catch_unwind(AssertUnwindSafe(|| function.as_mut().poll(&mut cx)));
+            // What it logs while it repeats itself was logged when it happened.
+            if self.state.inner.borrow().journal.is_replayed() {
+                dispatcher::with_default(&dispatcher::Dispatch::none(), poll)
+            } else {
+                poll()
+            }
+        };
+        let mut polled = poll_once();
+        for _ in 0..POLLS_MAX {
+            let woken = self.woken.0.swap(false, Ordering::Relaxed);
+            if !woken || !matches!(polled, Ok(Poll::Pending)) {
+                break;
+            }
+            polled = poll_once();
+        }
         match polled {
             Ok(Poll::Pending) => self.verify_waits(),
             Ok(Poll::Ready(result)) => {
@@ -423,10 +560,8 @@ impl Driver {
                 });
             }
             Err(panic) => {
-                self.function = None;
                 let what = self.explain_panic(&*panic);
-                self.trouble = Some(Trouble::Panicked(what));
-                self.must_report = true;
+                self.cannot_go_on(Trouble::Panicked(what));
             }
         }
         let diverged = self.state.inner.borrow_mut().diverged.take();
@@ -442,41 +577,63 @@ impl Driver {
                 expected,
                 got,
             };
-            self.trouble = Some(Trouble::Diverged(diverged));
-            self.must_report = true;
+            self.cannot_go_on(Trouble::Diverged(diverged));
         }
     }
 
     /// A function that awaits nothing of ours would never move again.
     fn verify_waits(&mut self) {
         let inner = self.state.inner.borrow();
-        if inner.awaited.is_empty() && inner.fresh.is_empty() && inner.diverged.is_none() {
-            let last = if inner.last_operation.is_empty() {
-                "its start"
-            } else {
-                &inner.last_operation
-            };
-            let what = format!(
-                "the workflow function awaits something that is not an operation of Cx, after {last}: \
-                 move it into a step"
-            );
-            drop(inner);
-            self.function = None;
-            self.trouble = Some(Trouble::Panicked(what));
-            self.must_report = true;
+        if !inner.awaited.is_empty() || inner.diverged.is_some() {
+            return;
         }
+        let what = format!(
+            "the workflow function of run {} awaits something that is not an operation of Cx, after {}: move it into a step",
+            self.state.run,
+            last_of(&inner.last_operation)
+        );
+        drop(inner);
+        self.cannot_go_on(Trouble::Panicked(what));
     }
 
     fn explain_panic(&self, panic: &(dyn Any + Send)) -> String {
         let text = panic_text(panic);
         let last = self.state.inner.borrow().last_operation.clone();
+        let (run, last) = (&self.state.run, last_of(&last));
         let hint = if text.contains("no reactor running") || text.contains("Tokio") {
             "; workflow functions run outside Tokio: move I/O, timers and spawning into a step"
         } else {
             ""
         };
-        format!("the workflow function panicked after {last}: {text}{hint}")
+        format!("the workflow function of run {run} panicked after {last}: {text}{hint}")
     }
+}
+
+fn last_of(operation: &str) -> &str {
+    if operation.is_empty() {
+        "its start"
+    } else {
+        operation
+    }
+}
+
+fn result_of(grant: &v1::Grant, kind: v1::attempt_outcome::Kind) -> v1::StepResult {
+    v1::StepResult {
+        entry: grant.entry,
+        fence: grant.fence,
+        outcome: Some(v1::AttemptOutcome { kind: Some(kind) }),
+    }
+}
+
+/// The run was driven by a worker that had this step; this one has the workflow only.
+fn not_here(grant: &v1::Grant) -> v1::StepResult {
+    let message =
+        "the worker that drives the run has not registered this step; register it there".to_owned();
+    let after_ms = ms(NOT_HERE_FOR);
+    result_of(
+        grant,
+        v1::attempt_outcome::Kind::Retryable(v1::Retryable { message, after_ms }),
+    )
 }
 
 /// What a panic said.
@@ -497,3 +654,6 @@ fn weight(intent: &v1::Intent) -> usize {
     use prost::Message;
     intent.encoded_len()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,8 @@
 //! `Executor`: step bodies on the user's Tokio runtime, each ended before its lease.
 //!
-//! Invariant: at most one body begins per fence of a partition; two partitions may mint the same fence. A body is told to stop first, and aborted at the stop margin.
+//! Invariant: at most one body begins per fence of a partition; two partitions may mint the same fence. The fence of a
+//! step that came by Execute is kept until its report is answered, since until then it may be offered again. A body is
+//! told to stop first, and aborted at the stop margin.
 
 use std::{
     any::Any,
@@ -8,21 +10,22 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::FutureExt;
 use holdfast_proto::v1::{self, attempt_outcome::Kind};
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     driver::panic_text,
     stream::{ToStream, Up},
+    term::Terms,
     threads::{Down, Drivers},
 };
 use crate::{
@@ -32,7 +35,7 @@ use crate::{
 };
 
 /// Between being told to stop and being aborted.
-const STOP_GRACE: Duration = Duration::from_millis(200);
+pub(crate) const STOP_GRACE: Duration = Duration::from_millis(200);
 
 /// Where a body's outcome goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +56,8 @@ struct Running {
     run: String,
     entry: u32,
     local: bool,
+    /// Its body has ended; its report is not answered yet.
+    over: bool,
     stop: CancellationToken,
 }
 
@@ -60,9 +65,9 @@ struct Shared {
     handle: Handle,
     app: Option<Arc<dyn Any + Send + Sync>>,
     running: Mutex<HashMap<Lease, Running>>,
+    bodies: watch::Sender<usize>,
     free: Arc<AtomicI64>,
-    stop_at: Arc<AtomicU64>,
-    clock: Instant,
+    terms: Terms,
     up: ToStream,
     drivers: Mutex<Option<Drivers>>,
 }
@@ -76,8 +81,7 @@ impl Executor {
         handle: Handle,
         app: Option<Arc<dyn Any + Send + Sync>>,
         free: Arc<AtomicI64>,
-        stop_at: Arc<AtomicU64>,
-        clock: Instant,
+        terms: Terms,
         up: ToStream,
     ) -> Self {
         let (running, drivers) = (Mutex::default(), Mutex::default());
@@ -85,9 +89,9 @@ impl Executor {
             handle,
             app,
             running,
+            bodies: watch::Sender::new(0),
             free,
-            stop_at,
-            clock,
+            terms,
             up,
             drivers,
         }))
@@ -124,6 +128,7 @@ impl Executor {
             run: run.clone(),
             entry: grant.entry,
             local,
+            over: false,
             stop: stop.clone(),
         };
         match self.0.running.lock().entry((partition, grant.fence)) {
@@ -131,6 +136,11 @@ impl Executor {
             Entry::Vacant(place) => place.insert(running),
         };
         self.0.free.fetch_sub(1, Ordering::Relaxed);
+        self.0.bodies.send_modify(|bodies| *bodies += 1);
+        if self.0.terms.watch(partition).is_over() {
+            // A worker that was frozen finds grants whose leases have ended meanwhile.
+            return self.end(origin, &grant, Kind::Stopped(v1::Empty {}));
+        }
         let cx = self.cx(&origin, &grant, run, stop.clone());
         let this = self.clone();
         self.0.handle.spawn(async move {
@@ -172,14 +182,21 @@ impl Executor {
             app: self.0.app.clone(),
             sink,
             last_progress: Mutex::new(None),
-            stop_at: Arc::clone(&self.0.stop_at),
-            clock: self.0.clock,
+            term: self.0.terms.watch(partition),
         }))
     }
 
     fn end(&self, origin: Origin, grant: &v1::Grant, kind: Kind) {
-        let (Origin::Local(partition, _) | Origin::Report(partition, _)) = &origin;
-        self.0.running.lock().remove(&(*partition, grant.fence));
+        match &origin {
+            Origin::Local(partition, _) => {
+                self.0.running.lock().remove(&(*partition, grant.fence));
+            }
+            Origin::Report(partition, _) => {
+                if let Some(running) = self.0.running.lock().get_mut(&(*partition, grant.fence)) {
+                    running.over = true;
+                }
+            }
+        }
         self.0.free.fetch_add(1, Ordering::Relaxed);
         let outcome = Some(v1::AttemptOutcome { kind: Some(kind) });
         let (entry, fence) = (grant.entry, grant.fence);
@@ -204,6 +221,20 @@ impl Executor {
                 self.0.up.send(Up::Report(partition, report));
             }
         }
+        // Last: who waits for the end of all bodies finds their outcomes on the way.
+        self.0.bodies.send_modify(|bodies| *bodies -= 1);
+    }
+
+    /// A report was answered: its fence is not offered again.
+    pub(crate) fn reported(&self, partition: u32, fence: u64) {
+        self.0.running.lock().remove(&(partition, fence));
+    }
+
+    /// The session of a partition is over, and with it what was left to report.
+    pub(crate) fn end_session(&self, partition: u32) {
+        self.stop_all(Some(partition));
+        let gone = |of: u32, it: &Running| of == partition && it.over;
+        self.0.running.lock().retain(|(of, _), it| !gone(*of, it));
     }
 
     /// Tells one attempt to stop.
@@ -222,21 +253,37 @@ impl Executor {
         }
     }
 
-    /// The lease of everything of a partition (or of all) is about to end.
-    pub(crate) fn stop_all(&self, partition: Option<u32>) {
-        for ((of, _), running) in &*self.0.running.lock() {
-            if partition.is_none_or(|partition| partition == *of) {
-                running.stop.cancel();
-            }
-        }
+    /// Tells everything of a partition (or of all) to stop; answers how many bodies run.
+    pub(crate) fn stop_all(&self, partition: Option<u32>) -> usize {
+        let running = self.0.running.lock();
+        let told = running
+            .iter()
+            .filter(|((of, _), it)| !it.over && partition.is_none_or(|it| it == *of));
+        told.map(|(_, it)| it.stop.cancel()).count()
     }
 
-    /// How many bodies run.
-    pub(crate) fn running(&self) -> usize {
-        self.0.running.lock().len()
+    /// Resolves once no body runs.
+    pub(crate) async fn idle(&self) {
+        let mut bodies = self.0.bodies.subscribe();
+        drop(bodies.wait_for(|bodies| *bodies == 0).await); // it cannot close while this one lives
     }
 
-    /// Steps that came by Execute and still run, for a Hello.
+    /// Bodies of a partition that have not ended, named for people.
+    pub(crate) fn still_running(&self, partition: u32) -> Vec<String> {
+        let running = self.0.running.lock();
+        let bodies = running
+            .iter()
+            .filter(|((of, _), it)| *of == partition && !it.over);
+        let mut names: Vec<String> = bodies
+            .map(|((_, fence), it)| {
+                format!("entry {} of run {} under fence {fence}", it.entry, it.run)
+            })
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Steps that came by Execute and whose reports are not answered, for a Hello.
     pub(crate) fn held(&self, partition: u32) -> Vec<v1::HeldStep> {
         let running = self.0.running.lock();
         running
@@ -308,3 +355,6 @@ fn outcome(result: StepResult<Bytes>, judge: Judge) -> Kind {
         Err(StepError::Stopped) => Kind::Stopped(v1::Empty {}),
     }
 }
+
+#[cfg(test)]
+mod tests;

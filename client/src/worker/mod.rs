@@ -3,17 +3,15 @@
 mod driver;
 mod execute;
 mod stream;
+mod term;
 mod threads;
 
 use std::{
     any::Any,
     collections::HashMap,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU64},
-    },
-    time::{Duration, Instant},
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -24,15 +22,23 @@ use uuid::Uuid;
 
 use crate::{
     client::Client,
-    cx::{Cx, LocalBody, State, ms},
+    cx::{Cx, LocalBody, State, ms, output_of},
+    digest,
     error::{ClientError, Fail, StepError, StepResult},
     names::{Data, Step, Workflow},
     step_cx::StepCx,
 };
 use driver::Function;
-use execute::Executor;
+use execute::{Executor, STOP_GRACE};
 use stream::{PartitionStream, ToStream};
-use threads::Drivers;
+pub(crate) use term::TermWatch;
+use term::{Terms, Warden};
+use threads::{Down, Drivers};
+
+/// How long bodies that were told to stop may take, beyond being aborted, before a shutdown goes on without them.
+const ABORTED_WITHIN: Duration = Duration::from_millis(500);
+/// How long a shutdown waits until the last results are on their way.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
 
 /// A step as it is registered: from its input to its body.
 type MakeBody = Arc<dyn Fn(Bytes) -> LocalBody + Send + Sync>;
@@ -84,6 +90,15 @@ impl Registry {
 }
 
 /// A rate and concurrency gate, as a worker declares it where nobody has.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use holdfast::{Client, LimitSpec, Worker};
+/// # fn demo(client: &Client) -> Worker {
+/// let netsuite = LimitSpec::rate(10, Duration::from_secs(1)).burst(20).concurrency(5);
+/// Worker::new(client, "orders").limit("netsuite", netsuite)
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct LimitSpec(v1::LimitSpec);
 
@@ -133,8 +148,21 @@ pub struct Worker {
     registry: Registry,
     app: Option<Arc<dyn Any + Send + Sync>>,
     grace: Duration,
+    stuck: Stuck,
     twice: Vec<String>,
 }
+
+/// What a worker does when a step that blocks its thread outlives its lease, so that it may be running elsewhere too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stuck {
+    /// Says which one on stderr and ends the process, with exit code 70, for its supervisor to start again. The default.
+    Exit,
+    /// Logs it as an error. For steps whose receivers check fences.
+    GoOn,
+}
+
+/// Software that cannot go on, by the convention of `sysexits`.
+const EXIT_STUCK: i32 = 70;
 
 impl Worker {
     /// A worker that serves this queue.
@@ -154,6 +182,7 @@ impl Worker {
             registry,
             app: None,
             grace: Duration::from_secs(10),
+            stuck: Stuck::Exit,
             twice: Vec::new(),
         }
     }
@@ -173,6 +202,12 @@ impl Worker {
     /// How long a shutdown may let steps finish before it hands them back; 10 s by default.
     pub fn grace(mut self, d: Duration) -> Self {
         self.grace = d;
+        self
+    }
+
+    /// What happens when a step cannot be stopped by its lease's end, since it blocks its thread.
+    pub fn if_stuck(mut self, then: Stuck) -> Self {
+        self.stuck = then;
         self
     }
 
@@ -207,6 +242,8 @@ impl Worker {
                 let output = f(Cx(state), input).await?;
                 let json = serde_json::to_vec(&output)
                     .map_err(|cause| Fail::new("OUTPUT_TYPE", cause.to_string()))?;
+                // Told as a panic: the run is quarantined with this sentence, and nothing is undone.
+                digest::fits("the run's output", &json).unwrap_or_else(|large| panic!("{large}"));
                 Ok(json.into())
             })
         });
@@ -237,10 +274,7 @@ impl Worker {
                 async move {
                     let input: I = serde_json::from_slice(&input)
                         .map_err(|cause| StepError::terminal("INPUT_TYPE", cause.to_string()))?;
-                    let output = f(cx, input).await?;
-                    let json = serde_json::to_vec(&output)
-                        .map_err(|cause| StepError::terminal("OUTPUT_TYPE", cause.to_string()))?;
-                    Ok(json.into())
+                    output_of(&f(cx, input).await?)
                 }
                 .boxed()
             })
@@ -294,9 +328,32 @@ async fn interrupted() {
     }
 }
 
+/// Says so, and ends the process: its supervisor starts it again, and the cluster has given its work to others.
+#[expect(
+    clippy::print_stderr,
+    reason = "the process ends here; a log may not be read, or not be there"
+)]
+fn exit(outlived: Vec<String>) {
+    let outlived = outlived.join(", ");
+    eprintln!(
+        "holdfast: a step did not stop before its lease ended, and may be running elsewhere by now: {outlived}. It blocks \
+         its thread: move blocking work into tokio::task::spawn_blocking. The worker ends (see Worker::if_stuck)"
+    );
+    std::process::exit(EXIT_STUCK);
+}
+
+fn warn(outlived: Vec<String>) {
+    let outlived = outlived.join(", ");
+    tracing::error!(
+        outlived,
+        "a step did not stop before its lease ended, and may be running elsewhere by now"
+    );
+}
+
 /// A worker at work.
 struct Running {
     executor: Executor,
+    drivers: Drivers,
     leaving: CancellationToken,
     left: CancellationToken,
     grace: Duration,
@@ -308,20 +365,24 @@ impl Running {
         let registry = Arc::new(worker.registry);
         let (up, inboxes) = ToStream::new(partitions);
         let free = Arc::new(AtomicI64::new(i64::from(registry.slots)));
-        let stop_at = Arc::new(AtomicU64::new(u64::MAX));
-        let clock = Instant::now();
+        let terms = Terms::new(partitions);
         let handle = tokio::runtime::Handle::current();
-        let executor = Executor::new(
-            handle,
-            worker.app,
-            Arc::clone(&free),
-            Arc::clone(&stop_at),
-            clock,
-            up.clone(),
-        );
+        let (free_now, to) = (Arc::clone(&free), up.clone());
+        let executor = Executor::new(handle, worker.app, free_now, terms.clone(), to);
         let (drivers, thread) = Drivers::start(Arc::clone(&registry), up, executor.clone(), free);
         executor.connect(drivers.clone());
         let (leaving, left) = (CancellationToken::new(), CancellationToken::new());
+        let outlived: Arc<dyn Fn(Vec<String>) + Send + Sync> = match worker.stuck {
+            Stuck::Exit => Arc::new(exit),
+            Stuck::GoOn => Arc::new(warn),
+        };
+        let wardens = (1..=partitions).map(|partition| Warden {
+            partition,
+            terms: terms.clone(),
+            executor: executor.clone(),
+            left: left.clone(),
+            outlived: Arc::clone(&outlived),
+        });
         let streams = (1..)
             .zip(inboxes)
             .map(|(partition, inbox)| PartitionStream {
@@ -331,55 +392,58 @@ impl Running {
                 drivers: drivers.clone(),
                 executor: executor.clone(),
                 inbox,
-                stop_at: Arc::clone(&stop_at),
-                clock,
+                terms: terms.clone(),
                 leaving: leaving.clone(),
                 left: left.clone(),
                 session: 0,
                 reports: HashMap::new(),
             });
-        let streams: Vec<PartitionStream> = streams.collect();
+        let (streams, wardens) = (streams.collect(), wardens.collect());
         let streaming = std::thread::Builder::new()
             .name("holdfast-stream".to_owned())
-            .spawn(move || stream_thread(streams))
+            .spawn(move || stream_thread(streams, wardens))
             .expect("a thread can be started");
-        let threads = vec![thread, streaming];
         Self {
             executor,
+            drivers,
             leaving,
             left,
             grace: worker.grace,
-            threads,
+            threads: vec![thread, streaming],
         }
     }
 
+    /// Nothing is handed back before its body is over: it could run twice at once.
     async fn leave(self) {
         self.leaving.cancel();
-        let until = Instant::now() + self.grace;
-        while self.executor.running() > 0 && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        self.drivers.send(Down::Leave);
+        let finished = tokio::time::timeout(self.grace, self.executor.idle()).await;
+        if finished.is_err() {
+            self.executor.stop_all(None);
+            let aborted = STOP_GRACE + ABORTED_WITHIN;
+            drop(tokio::time::timeout(aborted, self.executor.idle()).await);
         }
-        // Results of what has just finished are on their way through the driver thread.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        self.executor.stop_all(None);
+        let (told, all) = tokio::sync::oneshot::channel();
+        self.drivers.send(Down::Told(told));
+        drop(tokio::time::timeout(TOLD_WITHIN, all).await);
         self.left.cancel();
         self.executor.disconnect();
-        let threads = self.threads;
+        let (threads, drivers) = (self.threads, self.drivers);
+        drop(drivers); // the driver thread ends once nobody can talk to it
         let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
         drop(tokio::task::spawn_blocking(join).await);
     }
 }
 
-fn stream_thread(streams: Vec<PartitionStream>) {
+fn stream_thread(streams: Vec<PartitionStream>, wardens: Vec<Warden>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime of one thread can be built");
     runtime.block_on(async {
-        let tasks: Vec<_> = streams
-            .into_iter()
-            .map(|it| tokio::spawn(it.run()))
-            .collect();
+        let streams = streams.into_iter().map(|it| tokio::spawn(it.run()));
+        let wardens = wardens.into_iter().map(|it| tokio::spawn(it.run()));
+        let tasks: Vec<_> = streams.chain(wardens).collect();
         futures::future::join_all(tasks).await;
     });
 }
@@ -433,5 +497,68 @@ fn judge_of(purpose: v1::Purpose) -> execute::Judge {
                 message: cause.to_string(),
             }),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::{Found, Probe, Undo};
+
+    fn execute(purpose: v1::Purpose) -> v1::Execute {
+        v1::Execute {
+            purpose: purpose.into(),
+            input: r#"{"cents":420}"#.into(),
+            output: r#""r-1""#.into(),
+            has_output: true,
+            key_asked: "hf-7-1".to_owned(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn an_undo_is_given_input_key_and_the_output_only_if_there_is_one() {
+        type Asked = Undo<serde_json::Value, String>;
+        let asked: Asked = serde_json::from_slice(&input_of(&execute(v1::Purpose::Undo))).unwrap();
+        assert_eq!(
+            (asked.input["cents"].as_u64(), asked.key.as_str()),
+            (Some(420), "hf-7-1")
+        );
+        assert_eq!(asked.output.as_deref(), Some("r-1"));
+        let lost = v1::Execute {
+            has_output: false,
+            ..execute(v1::Purpose::Undo)
+        };
+        let asked: Asked = serde_json::from_slice(&input_of(&lost)).unwrap();
+        assert_eq!(asked.output, None);
+    }
+
+    #[test]
+    fn a_probe_is_given_input_and_key_and_a_step_its_plain_input() {
+        let asked = input_of(&execute(v1::Purpose::Probe));
+        let asked: Probe<serde_json::Value> = serde_json::from_slice(&asked).unwrap();
+        assert_eq!(
+            (asked.input["cents"].as_u64(), asked.key.as_str()),
+            (Some(420), "hf-7-1")
+        );
+        assert_eq!(input_of(&execute(v1::Purpose::Step)), r#"{"cents":420}"#);
+    }
+
+    #[test]
+    fn what_a_probe_found_is_adopted_run_again_or_left_to_a_person() {
+        let judge = |found: &Found<u32>| {
+            judge_of(v1::Purpose::Probe)(serde_json::to_vec(found).unwrap().into())
+        };
+        assert_eq!(judge(&Found::Done(7)), Kind::Done("7".into()));
+        assert_eq!(judge(&Found::Absent), Kind::Absent(v1::Empty {}));
+        assert!(matches!(judge(&Found::Unsure), Kind::Unsure(_)));
+        assert!(matches!(
+            judge_of(v1::Purpose::Probe)("7".into()),
+            Kind::Terminal(_)
+        ));
+        assert_eq!(
+            judge_of(v1::Purpose::Undo)("7".into()),
+            Kind::Done("7".into())
+        );
     }
 }

@@ -1,20 +1,20 @@
 //! The work stream of one partition: beats, grants in, Advances out, reconnecting by itself.
 //!
-//! Runs on a thread of the SDK, so that a blocking step costs neither beats nor stream. Invariant: the worker counts its
-//! term from the *sending* of the last echoed beat, and stops its steps before the term ends; what was not answered is
-//! sent again unchanged; under an ended session all of its fences are dropped first.
+//! Runs on a thread of the SDK, so that a blocking step costs neither beats nor stream. Invariant: the term counts from the
+//! *sending* of the last echoed beat; what was not answered is sent again unchanged; under an ended session all of its
+//! fences are dropped first. Not here: stopping steps before their leases end (`term`), which needs no stream.
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 
 use holdfast_proto::v1::{self, from_worker::Message as From, to_worker::Message as To};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
@@ -22,6 +22,7 @@ use tonic::Streaming;
 use super::{
     Registry,
     execute::{Executor, Origin},
+    term::Terms,
     threads::{Down, Drivers},
 };
 use crate::call::Caller;
@@ -36,6 +37,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_LAST: Duration = Duration::from_millis(200);
 /// How much is taken from the queue before the connection is looked at again.
 const BATCH: usize = 256;
+/// What a node cannot say yet it is asked again after this long.
+const UNKNOWN_FOR: Duration = Duration::from_millis(100);
 const PROTOCOL: u32 = 1;
 
 /// What goes to a partition's stream.
@@ -75,8 +78,7 @@ pub(crate) struct PartitionStream {
     pub(crate) drivers: Drivers,
     pub(crate) executor: Executor,
     pub(crate) inbox: mpsc::UnboundedReceiver<Up>,
-    pub(crate) stop_at: Arc<AtomicU64>,
-    pub(crate) clock: Instant,
+    pub(crate) terms: Terms,
     pub(crate) leaving: CancellationToken,
     pub(crate) left: CancellationToken,
     pub(crate) session: u64,
@@ -95,7 +97,8 @@ struct Open {
     echoed: Instant,
     credit: v1::Credit,
     credit_due: bool,
-    stopped: bool,
+    /// Answers that say nothing, and when what they are about is sent again.
+    unknown: VecDeque<(Instant, To)>,
 }
 
 enum Next {
@@ -113,7 +116,10 @@ impl PartitionStream {
         while !self.left.is_cancelled() {
             let leader = match address.take() {
                 Some(address) => address,
-                None => self.caller.leader_address(self.partition).await,
+                None => tokio::select! {
+                    leader = self.caller.leader_address(self.partition) => leader,
+                    () = self.left.cancelled() => return, // nobody may ever lead
+                },
             };
             match self.open(&leader).await {
                 Ok(Opened::Stream(open)) => {
@@ -229,7 +235,7 @@ impl PartitionStream {
             echoed: sent_at,
             credit,
             credit_due: !self.leaving.is_cancelled(),
-            stopped: false,
+            unknown: VecDeque::new(),
         };
         self.prolong(&open);
         open
@@ -249,8 +255,7 @@ impl PartitionStream {
                     return Next::Again;
                 }
             }
-            let stop_in = open.stop_time().saturating_duration_since(Instant::now());
-            let stopped = open.stopped;
+            let again = open.unknown.front().map(|(at, _)| *at);
             tokio::select! {
                 reply = open.replies.next() => match reply {
                     Some(Ok(v1::ToWorker { message: Some(message) })) => {
@@ -272,10 +277,10 @@ impl PartitionStream {
                         return Next::Again;
                     }
                 }
-                () = tokio::time::sleep(stop_in), if !stopped => {
-                    open.stopped = true;
-                    tracing::warn!(partition = self.partition, "beats are not echoed: steps are stopped before their leases end");
-                    self.executor.stop_all(Some(self.partition));
+                () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {
+                    if let Some((_, answer)) = open.unknown.pop_front() {
+                        self.ask_again(&open, answer);
+                    }
                 }
                 () = self.left.cancelled() => {
                     self.say_goodbye(&mut open).await;
@@ -336,14 +341,20 @@ impl PartitionStream {
             }
             To::Drive(it) => self.drivers.send(Down::Drive(partition, it)),
             To::News(it) => self.drivers.send(Down::News(partition, it)),
+            // At once it would be unknown again.
+            To::Advanced(ref it) if it.outcome() == v1::AdvanceOutcome::Unknown => {
+                open.unknown
+                    .push_back((Instant::now() + UNKNOWN_FOR, message));
+            }
+            To::Reported(ref it) if it.outcome() == v1::ReportOutcome::Unknown => {
+                open.unknown
+                    .push_back((Instant::now() + UNKNOWN_FOR, message));
+            }
             To::Advanced(it) => self.drivers.send(Down::Advanced(partition, it)),
             To::Execute(it) => self.execute(open, it),
             To::Reported(it) => {
-                if it.outcome() == v1::ReportOutcome::Unknown {
-                    if let Some(report) = self.reports.get(&it.fence) {
-                        drop(open.out.try_send(from(From::Report(report.clone()))));
-                    }
-                } else if self.reports.remove(&it.fence).is_some() {
+                if self.reports.remove(&it.fence).is_some() {
+                    self.executor.reported(partition, it.fence);
                     open.credit.steps += 1;
                     open.credit_due = true;
                 }
@@ -368,6 +379,19 @@ impl PartitionStream {
             To::Welcome(_) | To::Drain(_) => {}
         }
         Ok(())
+    }
+
+    /// The node could not say whether it was done: the same is sent again.
+    fn ask_again(&self, open: &Open, answer: To) {
+        match answer {
+            To::Advanced(it) => self.drivers.send(Down::Advanced(self.partition, it)),
+            To::Reported(it) => {
+                if let Some(report) = self.reports.get(&it.fence) {
+                    drop(open.out.try_send(from(From::Report(report.clone())))); // else with the next stream
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Begins a step, a probe or an undo; what this worker does not have goes back.
@@ -412,10 +436,9 @@ impl PartitionStream {
         drop(open.out.try_send(from(From::Return(it)))); // lost with the stream: the lease expires
     }
 
-    /// The worker may work until one margin before the term that began with the last echoed beat ends.
     fn prolong(&self, open: &Open) {
-        let at = open.stop_time().saturating_duration_since(self.clock);
-        self.stop_at.store(crate::cx::ms(at), Ordering::Relaxed);
+        self.terms
+            .prolong(self.partition, open.echoed, open.term, open.margin);
     }
 
     /// All fences of the session are dropped before anything is said under a new one.
@@ -427,7 +450,7 @@ impl PartitionStream {
         );
         self.session = 0;
         self.reports.clear();
-        self.executor.stop_all(Some(self.partition));
+        self.executor.end_session(self.partition);
         self.drivers.send(Down::SessionEnded(self.partition));
     }
 
@@ -437,11 +460,14 @@ impl PartitionStream {
                 return;
             }
         }
+        if !self.executor.still_running(self.partition).is_empty() {
+            return; // what cannot be stopped must not be begun elsewhere before its lease ends
+        }
         let (answer, held) = oneshot::channel();
         self.drivers.send(Down::Held(self.partition, answer));
         let back = v1::Return {
             runs: held.await.unwrap_or_default(),
-            steps: self.executor.held(self.partition),
+            steps: Vec::new(), // each was reported
         };
         let sent = open.send(From::Return(back)).await.is_ok();
         if !sent || open.send(From::Goodbye(v1::Goodbye {})).await.is_err() {
@@ -477,14 +503,9 @@ impl Open {
         while let Some((beat, at)) = self.sent.pop_front() {
             if beat == number {
                 self.echoed = at;
-                self.stopped = false;
                 return;
             }
         }
-    }
-
-    fn stop_time(&self) -> Instant {
-        self.echoed + self.term.saturating_sub(self.margin)
     }
 }
 

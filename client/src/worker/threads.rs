@@ -1,7 +1,7 @@
 //! Driver threads: each keeps the functions of some runs, and polls them outside any async runtime.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     rc::Rc,
     sync::{
         Arc,
@@ -11,6 +11,7 @@ use std::{
 };
 
 use holdfast_proto::v1;
+use tokio::sync::oneshot;
 
 use super::{
     Registry,
@@ -40,7 +41,11 @@ pub(crate) enum Down {
     /// The session of a partition is over: drop its runs.
     SessionEnded(u32),
     /// What is driven now, for a Hello.
-    Held(u32, tokio::sync::oneshot::Sender<Vec<v1::HeldRun>>),
+    Held(u32, oneshot::Sender<Vec<v1::HeldRun>>),
+    /// The worker leaves: nothing new is asked for.
+    Leave,
+    /// Answered once every result that is here has been sent.
+    Told(oneshot::Sender<()>),
 }
 
 /// The way to the driver thread.
@@ -72,6 +77,8 @@ impl Drivers {
                 driven: kept,
                 parts: HashMap::new(),
                 kept: Kept::default(),
+                leaving: false,
+                told: Vec::new(),
             }
             .run(&inbox);
         });
@@ -81,25 +88,31 @@ impl Drivers {
 
 type Key = (u32, String);
 
+/// Functions by run, and runs by when they were put here.
 #[derive(Default)]
 struct Kept {
-    drivers: HashMap<Key, Driver>,
-    order: VecDeque<Key>,
+    drivers: HashMap<Key, (u64, Driver)>,
+    order: BTreeMap<u64, Key>,
+    next: u64,
 }
 
 impl Kept {
     fn put(&mut self, key: Key, driver: Driver) {
-        self.order.push_back(key.clone());
-        self.drivers.insert(key, driver);
-        while self.drivers.len() > KEPT_MAX {
-            let Some(oldest) = self.order.pop_front() else {
-                break;
-            };
+        self.take(&key);
+        self.next += 1;
+        self.order.insert(self.next, key.clone());
+        self.drivers.insert(key, (self.next, driver));
+        if self.drivers.len() > KEPT_MAX
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
             self.drivers.remove(&oldest);
         }
-        if self.order.len() > 4 * KEPT_MAX {
-            self.order.retain(|key| self.drivers.contains_key(key));
-        }
+    }
+
+    fn take(&mut self, key: &Key) -> Option<Driver> {
+        let (at, driver) = self.drivers.remove(key)?;
+        self.order.remove(&at);
+        Some(driver)
     }
 }
 
@@ -112,6 +125,8 @@ struct Thread {
     /// Journals of which more follows.
     parts: HashMap<Key, v1::Drive>,
     kept: Kept,
+    leaving: bool,
+    told: Vec<oneshot::Sender<()>>,
 }
 
 impl Thread {
@@ -130,6 +145,11 @@ impl Thread {
                 let mut todo = Todo::default();
                 driver.advance(&mut todo);
                 self.perform(key, todo);
+            }
+            if self.driven.values().all(Driver::has_told) {
+                for told in self.told.drain(..) {
+                    let _ = told.send(()); // whoever asked may have given up
+                }
             }
         }
     }
@@ -162,6 +182,8 @@ impl Thread {
             Down::Resend(partition) => self.resend(partition),
             Down::SessionEnded(partition) => self.end_session(partition),
             Down::Held(partition, answer) => drop(answer.send(self.held(partition))),
+            Down::Leave => self.leaving = true,
+            Down::Told(answer) => self.told.push(answer),
         }
     }
 
@@ -177,8 +199,8 @@ impl Thread {
         let Some(drive) = self.join(&key, drive) else {
             return;
         };
-        self.driven.remove(&key);
-        let kept = self.kept.drivers.remove(&key);
+        self.drop_run(&key); // driven under an older lease, whose end was not heard of
+        let kept = self.kept.take(&key);
         let kept = kept.filter(|it| drive.first_seq > 0 && it.rows() == drive.first_seq);
         if drive.first_seq > 0 && kept.is_none() {
             let need = v1::NeedJournal {
@@ -193,25 +215,26 @@ impl Thread {
         }
         let driver = kept.or_else(|| self.begin(&drive));
         let Some(mut driver) = driver else {
-            let back = v1::HeldRun {
-                run: drive.run,
-                fence: drive.fence,
-                delivery: 0,
-            };
-            let back = v1::Return {
-                runs: vec![back],
-                steps: Vec::new(),
-            };
-            self.up.send(Up::Message(
-                partition,
-                v1::from_worker::Message::Return(back),
-            ));
-            self.up.send(Up::DriveOver(partition));
-            return;
+            self.give_back(partition, drive.run, drive.fence);
+            return self.up.send(Up::DriveOver(partition));
         };
         let todo = driver.drive(drive);
         self.driven.insert(key.clone(), driver);
         self.perform(key, todo);
+    }
+
+    fn give_back(&self, partition: u32, run: String, fence: u64) {
+        let run = v1::HeldRun {
+            run,
+            fence,
+            delivery: 0,
+        };
+        let back = v1::Return {
+            runs: vec![run],
+            steps: Vec::new(),
+        };
+        let back = v1::from_worker::Message::Return(back);
+        self.up.send(Up::Message(partition, back));
     }
 
     /// A journal that fills several messages, once its last one is here. A lost stream leaves a beginning behind, which
@@ -250,7 +273,11 @@ impl Thread {
 
     fn perform(&mut self, key: Key, todo: Todo) {
         if let Some(mut advance) = todo.advance {
-            let free = self.free.load(Ordering::Relaxed).max(0);
+            let free = if self.leaving {
+                0
+            } else {
+                self.free.load(Ordering::Relaxed).max(0)
+            };
             advance.free_slots = u32::try_from(free).unwrap_or(u32::MAX);
             self.up.send(Up::Message(
                 key.0,
@@ -267,6 +294,13 @@ impl Thread {
                 if let Some(driver) = self.driven.remove(&key) {
                     self.up.send(Up::DriveOver(key.0));
                     self.kept.put(key, driver);
+                }
+            }
+            Fate::Return => {
+                let fence = self.driven.get(&key).map(Driver::fence);
+                self.drop_run(&key);
+                if let Some(fence) = fence {
+                    self.give_back(key.0, key.1, fence);
                 }
             }
             Fate::Drop => self.drop_run(&key),
