@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use forming::{FormError, Formed, Named};
 pub use membership::MemberError;
+#[cfg(feature = "testing")]
+pub(crate) use upkeep::tend;
 
 use crate::adapter::core::{Core, Parts};
 use crate::adapter::pulse::{Digest, Pulses};
@@ -138,18 +140,20 @@ pub struct Groups<M: Machine> {
     seams: Seams,
     make: MakeMachine<M>,
     runtime: Handle,
-    log: Arc<RocksLog>,
+    pub(crate) log: Arc<RocksLog>,
     db: Arc<StateDb>,
     door: Arc<Door>,
     peers: Arc<Peers>,
     registry: Arc<Registry>,
-    transfers: Arc<Transfers>,
+    pub(crate) transfers: Arc<Transfers>,
     replicas: watch::Sender<Vec<Replica<M>>>,
     leaving: CancellationToken,
     stop: CancellationToken,
     tasks: Mutex<JoinSet<()>>,
-    /// One change of reservation or membership at a time.
+    /// One init or change of membership at a time: held while other nodes are asked.
     changing: tokio::sync::Mutex<()>,
+    /// One change of the reservation at a time, so that two inits cannot both be told yes: never held while others are asked.
+    reserving: tokio::sync::Mutex<()>,
 }
 
 /// How long leadership may take to move at a shutdown.
@@ -228,7 +232,8 @@ impl<M: Machine> Groups<M> {
             leaving: CancellationToken::new(),
             stop: CancellationToken::new(),
             tasks: Mutex::new(JoinSet::new()),
-            changing: tokio::sync::Mutex::new(()),
+            changing: tokio::sync::Mutex::default(),
+            reserving: tokio::sync::Mutex::default(),
         }))
     }
 

@@ -1,5 +1,5 @@
 //! What the tests of this crate need besides its interface: consensus' own view of log and state, snapshots and purges at
-//! a wish, and the steps of an install.
+//! a wish, a panic in a core, the files of a process that died, and the steps of an install.
 //!
 //! Invariant: nothing here changes what the crate does; it is compiled under feature `testing` alone.
 
@@ -12,7 +12,8 @@ pub use crate::adapter::log::Log;
 pub use crate::adapter::machine::Sm;
 pub use crate::adapter::types::{BatchBytes, Types};
 
-use crate::log::LogBackend;
+use crate::groups::Groups;
+use crate::log::{LogBackend, LogOp};
 use crate::machine::Machine;
 use crate::replica::Replica;
 use crate::state::GroupState;
@@ -46,6 +47,46 @@ impl<M: Machine> Replica<M> {
     }
 }
 
+impl<M: Machine> Replica<M> {
+    /// A panic inside the core of this group.
+    pub async fn panic_in_core(&self) {
+        self.core.panic_inside().await;
+    }
+}
+
+impl<M: Machine> Groups<M> {
+    /// One turn of the policy of snapshots and purges, now.
+    pub async fn tend_now(&self, replica: &Replica<M>) {
+        let mut written = self.log.written_bytes(replica.group());
+        crate::groups::tend(self, replica, &mut written).await;
+    }
+
+    /// Snapshots go out no faster than this.
+    pub fn throttle_snapshots(&self, bytes_per_second: u64) {
+        self.transfers.throttle(bytes_per_second);
+    }
+
+    /// What was submitted to the log is in its files on return, whether or not anybody was told. Blocking.
+    pub fn settle(&self) {
+        let (done, told) = std::sync::mpsc::channel();
+        let done = Box::new(move |result| drop(done.send(result)));
+        let submitted = self.log.submit(GroupId(0), LogOp::Barrier, done);
+        futures::executor::block_on(submitted);
+        told.recv()
+            .expect("the log thread lives")
+            .expect("the log of a test can be written");
+    }
+
+    /// Closes the databases of a node whose runtime has ended. Blocking.
+    pub fn let_go(&self) {
+        for replica in self.replicas().borrow().iter() {
+            replica.proposer.stop(); // what waits was never appended
+            replica.state.close();
+        }
+        self.log.close();
+    }
+}
+
 type Hook = Arc<dyn Fn(&'static str) + Send + Sync>;
 
 fn hooks() -> &'static Mutex<Vec<(PathBuf, Hook)>> {
@@ -53,7 +94,8 @@ fn hooks() -> &'static Mutex<Vec<(PathBuf, Hook)>> {
     HOOKS.get_or_init(Mutex::default)
 }
 
-/// Calls `hook` at each step of an install into `folder`: `ingested`, `pointed`, `flushed`, `dropped`.
+/// Calls `hook` at each step that touches a disk below `folder`: of an install `ingested`, `pointed`, `flushed`, `dropped`, and
+/// `syncing` before each sync of the log.
 pub fn on_step(folder: &Path, hook: impl Fn(&'static str) + Send + Sync + 'static) {
     hooks().lock().push((folder.to_owned(), Arc::new(hook)));
 }

@@ -378,6 +378,86 @@ async fn a_log_replaced_by_a_snapshot_begins_after_it() {
     assert_eq!(read_all(&again, GROUP).unwrap().len(), 3);
 }
 
+/// Holds the log-IO thread inside a completion until the sender is dropped.
+async fn hold_the_thread(log: &RocksLog) -> std::sync::mpsc::Sender<()> {
+    let (release, held) = std::sync::mpsc::channel();
+    let (inside, reached) = oneshot::channel();
+    let done = Box::new(move |_: io::Result<()>| {
+        let _ = inside.send(());
+        let _ = held.recv(); // ends with its sender
+    });
+    log.submit(GROUP, LogOp::Barrier, done).await;
+    reached.await.unwrap();
+    release
+}
+
+fn heavy(term: u64, index: u64, bytes: usize) -> StoredEntry {
+    StoredEntry {
+        payload: vec![7; bytes].into(),
+        ..entry(term, index)
+    }
+}
+
+#[tokio::test]
+async fn a_hint_of_what_is_committed_counts_only_where_that_very_entry_stands() {
+    let live = tempfile::tempdir().unwrap();
+    let log = open(live.path()).unwrap();
+    append(&log, 1, 0..5).await;
+    let release = hold_the_thread(&log).await;
+    // A batch of its own by its weight; an image is taken when it is on disk and what follows is not.
+    let old: Vec<StoredEntry> = (5..10).map(|index| heavy(1, index, 1 << 20)).collect();
+    let (done, taken) = oneshot::channel();
+    let path = live.path().to_owned();
+    let done = Box::new(move |_: io::Result<()>| drop(done.send(image(&path))));
+    log.submit(GROUP, LogOp::Append(old), done).await;
+    // Another leader's entries stand in their place by now, and it says that they are committed.
+    let truncate = LogOp::Truncate(Some(log_id(1, 4)));
+    log.submit(GROUP, truncate, Box::new(drop)).await;
+    let new = (5..10).map(|index| entry(2, index)).collect();
+    log.submit(GROUP, LogOp::Append(new), Box::new(drop)).await;
+    log.hint_committed(GROUP, log_id(2, 9));
+    drop(release);
+    let crashed = taken.await.unwrap();
+    let again = open(crashed.path()).unwrap();
+    let state = again.state(GROUP);
+    assert_eq!(
+        state.last,
+        Some(log_id(1, 9)),
+        "the image is of that moment"
+    );
+    assert_eq!(state.committed, None, "{:?}", state.committed);
+}
+
+#[tokio::test]
+async fn an_index_written_again_is_never_read_in_its_old_form() {
+    let live = tempfile::tempdir().unwrap();
+    let log = open(live.path()).unwrap();
+    for index in 0..24 {
+        let op = LogOp::Append(vec![heavy(1, index, 1 << 20)]);
+        put(&log, GROUP, op).await;
+    }
+    assert!(
+        !log.is_cached(GROUP, &(0..1)),
+        "the oldest have left the memory"
+    );
+    let release = hold_the_thread(&log).await;
+    log.submit(GROUP, LogOp::Truncate(Some(log_id(1, 19))), Box::new(drop))
+        .await;
+    let new = (20..23).map(|index| entry(2, index)).collect();
+    log.submit(GROUP, LogOp::Append(new), Box::new(drop)).await;
+    let mut next = 0;
+    while next < 23 {
+        let read = log.read(GROUP, next..99, usize::MAX).unwrap();
+        assert!(!read.is_empty());
+        for found in read {
+            let term = if next < 20 { 1 } else { 2 };
+            assert_eq!(found.id, log_id(term, next));
+            next += 1;
+        }
+    }
+    drop(release);
+}
+
 #[tokio::test]
 async fn an_entry_gone_bad_on_disk_is_never_given_out() {
     let recorded = Recorded::new().await;

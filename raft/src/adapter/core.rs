@@ -326,10 +326,9 @@ impl Core {
                 Err(fatal) => return Some(fatal.to_string()),
             }
             if metrics.changed().await.is_err() {
-                let last = metrics.borrow_watched().running_state.clone();
-                return match last {
-                    Ok(()) => Some("the core of the group panicked".to_owned()),
-                    Err(Fatal::Stopped) => None,
+                // Gone without a word: by a panic, or cancelled with its runtime. Whoever asks it anything is told which.
+                return match self.raft.with_raft_state(|_| ()).await {
+                    Ok(()) | Err(Fatal::Stopped) => None,
                     Err(fatal) => Some(fatal.to_string()),
                 };
             }
@@ -466,6 +465,15 @@ impl Core {
             .voter_ids()
             .filter(|id| *id != dead.0 && *id < self.this.0);
         u32::try_from(before.count()).unwrap_or(u32::MAX)
+    }
+
+    /// A panic in the core's task.
+    #[cfg(feature = "testing")]
+    pub(crate) async fn panic_inside(&self) {
+        let asked = self
+            .raft
+            .with_raft_state(|_| -> () { panic!("a test wants it") });
+        drop(asked.await);
     }
 
     /// Ends the core's task.

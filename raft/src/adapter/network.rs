@@ -230,9 +230,10 @@ impl RaftNetworkV2<Types> for Client {
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let (peer, address) = self.reach()?;
+        let (group, within) = (self.group, option.hard_ttl());
         let sending = self
             .transfers
-            .send(peer, address, vote, snapshot, option.hard_ttl());
+            .send(group, peer, address, vote, snapshot, within);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = sending => sent,

@@ -1,10 +1,12 @@
 //! Sending and receiving whole snapshots, on the bulk connection.
 //!
 //! Invariant: a receiver that refuses makes the sender back off, never try again at once; what was received and is not
-//! installed is removed. At most two transfers run per node and direction, and those out share one rate.
+//! installed is removed. At most two transfers run per node and direction, and those out share one rate. The log behind a
+//! snapshot on its way out is kept.
 //! Not here: rows and files (`state`), when a snapshot is needed (openraft).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +30,7 @@ use crate::error::StorageFault;
 use crate::peer::connections::Peer;
 use crate::peer::identity::addressed;
 use crate::state::{Block, Blocks, SnapData, SnapMeta, Staged, Staging, Trailer};
+use crate::types::GroupId;
 
 /// More at once would only make each slower.
 const TRANSFERS_MAX: usize = 2;
@@ -44,7 +47,25 @@ const FORMAT: u32 = 1;
 pub(crate) struct Transfers {
     sending: Semaphore,
     receiving: Semaphore,
+    bytes_per_second: AtomicU64,
     next_free: Mutex<Instant>,
+    /// The last entry of each snapshot on its way out.
+    under_way: Mutex<Vec<(GroupId, u64)>>,
+}
+
+/// A snapshot on its way out; ends when it is dropped.
+struct UnderWay<'a> {
+    transfers: &'a Transfers,
+    what: (GroupId, u64),
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut all = self.transfers.under_way.lock();
+        if let Some(at) = all.iter().position(|it| *it == self.what) {
+            all.swap_remove(at);
+        }
+    }
 }
 
 impl Transfers {
@@ -52,13 +73,30 @@ impl Transfers {
         Arc::new(Self {
             sending: Semaphore::new(TRANSFERS_MAX),
             receiving: Semaphore::new(TRANSFERS_MAX),
+            bytes_per_second: AtomicU64::new(BYTES_PER_SECOND),
             next_free: Mutex::new(Instant::now()),
+            under_way: Mutex::default(),
         })
+    }
+
+    /// Up to where the log of `group` may be purged, so that the receiver of a snapshot can follow the log from there on.
+    pub(crate) fn purge_max(&self, group: GroupId) -> Option<u64> {
+        let all = self.under_way.lock();
+        let ours = all.iter().filter(|(of, _)| *of == group);
+        ours.map(|(_, last)| *last).min()
+    }
+
+    /// A slower network than it is.
+    #[cfg(feature = "testing")]
+    pub(crate) fn throttle(&self, bytes_per_second: u64) {
+        self.bytes_per_second
+            .store(bytes_per_second, Ordering::Relaxed);
     }
 
     /// Sends a snapshot and waits until it is installed.
     pub(crate) async fn send(
         self: &Arc<Self>,
+        group: GroupId,
         peer: &Peer,
         address: MetadataValue<Binary>,
         vote: CoreVote,
@@ -67,6 +105,13 @@ impl Transfers {
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let SnapData::Local(blocks) = snapshot.snapshot else {
             return Err(refused("a received snapshot is not sent on"));
+        };
+        let last = snapshot.meta.last_log_id.as_ref().map_or(0, |id| id.index);
+        let what = (group, last);
+        self.under_way.lock().push(what);
+        let _under_way = UnderWay {
+            transfers: self,
+            what,
         };
         let permit = self
             .sending
@@ -137,7 +182,8 @@ impl Transfers {
     }
 
     async fn wait_for_room(&self, bytes: usize) {
-        let takes = Duration::from_nanos(bytes as u64 * 1_000_000_000 / BYTES_PER_SECOND);
+        let rate = self.bytes_per_second.load(Ordering::Relaxed);
+        let takes = Duration::from_nanos(bytes as u64 * 1_000_000_000 / rate);
         let turn = {
             let mut next_free = self.next_free.lock();
             let turn = (*next_free).max(Instant::now());

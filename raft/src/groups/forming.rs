@@ -342,6 +342,7 @@ impl<M: Machine> Groups<M> {
     }
 
     async fn reserve_here(self: &Arc<Self>, wanted: Reservation) -> Result<Reserved, FormError> {
+        let _one = self.reserving.lock().await;
         let this = self.this();
         if wanted
             .members
@@ -389,6 +390,7 @@ impl<M: Machine> Groups<M> {
     }
 
     async fn initialize_here(&self, genesis: Uuid) -> Result<bool, String> {
+        let _one = self.reserving.lock().await;
         let reservation = self.reservation().filter(|it| it.genesis == genesis);
         let Some(reservation) = reservation else {
             return Err("this node has not reserved that cluster".to_owned());
@@ -409,6 +411,7 @@ impl<M: Machine> Groups<M> {
     /// `Refused`: the cluster has a log, or there is nothing to take back.
     pub async fn abandon(&self) -> Result<(), FormError> {
         let _one = self.changing.lock().await;
+        let _reserving = self.reserving.lock().await;
         if self.reservation().is_none() {
             return Err(FormError::Refused(
                 "this node has no reservation".to_owned(),
@@ -428,6 +431,7 @@ impl<M: Machine> Groups<M> {
         }
         self.store_reservation(None).await?;
         self.door.abandon();
+        self.peers.forget_all();
         Ok(())
     }
 
@@ -436,7 +440,9 @@ impl<M: Machine> Groups<M> {
         if self.reservation().is_some() {
             return Ok(());
         }
-        for seed in &self.settings.seeds {
+        // A list of seeds is most often the same everywhere; this node does not answer itself before it has opened.
+        let own = &self.settings.peer_address;
+        for seed in self.settings.seeds.iter().filter(|seed| *seed != own) {
             let Ok(mut peer) = reach(seed) else { continue };
             let ask = wire::ProbeAsk {
                 from: Some(self.this().to_wire()),

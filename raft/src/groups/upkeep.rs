@@ -19,6 +19,8 @@ const STAGGER: Duration = Duration::from_millis(20);
 const EVERY: Duration = Duration::from_secs(5);
 /// A flush of the state is asked for after so much log, however few entries it is.
 const SNAPSHOT_BYTES: u64 = 64 << 20;
+/// A runtime that is told to end drops its tasks well within this.
+const RUNTIME_ENDS_WITHIN: Duration = Duration::from_millis(100);
 /// A purge of fewer entries would only leave tombstones.
 const PURGE_STRIDE: u64 = 4_096;
 
@@ -45,7 +47,8 @@ pub(super) async fn take_over<M: Machine>(
     }
 }
 
-/// Keeps one group's log short, and says when the group has ended by a fault.
+/// Keeps one group's log short, and watches over its core: a dead group in a live process would serve nobody and say
+/// nothing (pitfall 35).
 pub(super) async fn keep<M: Machine>(groups: Arc<Groups<M>>, replica: Replica<M>) {
     let tending = async {
         let mut written = groups.log.written_bytes(replica.group());
@@ -57,13 +60,31 @@ pub(super) async fn keep<M: Machine>(groups: Arc<Groups<M>>, replica: Replica<M>
     tokio::select! {
         () = tending => {}
         ended = replica.core.ended() => if let Some(cause) = ended {
-            tracing::error!(group = replica.group().0, cause, "this replica has stopped, the others go on; look at the disk, then restart or replace this node");
+            stopped_by_fault(&replica, &cause).await;
         },
         () = groups.stop.cancelled() => {}
     }
 }
 
-async fn tend<M: Machine>(groups: &Groups<M>, replica: &Replica<M>, written: &mut u64) {
+/// An entry that cannot be applied stops this replica alone; any other fault ends the process, which can be started again.
+async fn stopped_by_fault<M: Machine>(replica: &Replica<M>, cause: &str) {
+    let group = replica.group().0;
+    if let Some(fault) = replica.state.refused() {
+        tracing::error!(group, %fault, "this replica has stopped, the other groups go on; upgrade or replace this node");
+        return;
+    }
+    // Where the whole runtime ends, calls fail too; then this task never goes on.
+    tokio::time::sleep(RUNTIME_ENDS_WITHIN).await;
+    tracing::error!(
+        group,
+        cause,
+        "a group of this node has died: the process ends; look at the disk if it happens again"
+    );
+    std::process::abort();
+}
+
+/// One turn of it: a snapshot if it is due, and a purge as far as nobody needs the log.
+pub(crate) async fn tend<M: Machine>(groups: &Groups<M>, replica: &Replica<M>, written: &mut u64) {
     let status = replica.core.status();
     let (Some(applied), purged) = (status.applied, status.purged.unwrap_or(0)) else {
         return;
@@ -89,7 +110,9 @@ async fn tend<M: Machine>(groups: &Groups<M>, replica: &Replica<M>, written: &mu
     let Ok(persisted) = replica.state.persisted().await else {
         return;
     };
+    let held = groups.transfers.purge_max(replica.group());
     let up_to = snapshot.min(persisted).saturating_sub(keep.entries);
+    let up_to = up_to.min(held.unwrap_or(u64::MAX));
     if up_to >= purged + PURGE_STRIDE.min(keep.snapshot_entries) {
         replica.core.trigger_purge(up_to).await;
     }

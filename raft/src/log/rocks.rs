@@ -16,7 +16,10 @@ use std::time::Instant;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use rocksdb::{DB, DBRecoveryMode, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{
+    DB, DBCompressionType, DBRecoveryMode, IteratorMode, Options, ReadOptions, SliceTransform,
+    WriteBatch, WriteOptions,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use uuid::Uuid;
 
@@ -81,15 +84,17 @@ fn options() -> Options {
     it.set_track_and_verify_wals_in_manifest(true);
     it.set_wal_bytes_per_sync(0);
     it.set_recycle_log_file_num(0);
-    it.set_write_buffer_size(32 << 20);
+    it.set_write_buffer_size(64 << 20);
     it.set_max_write_buffer_number(6);
     it.set_max_total_wal_size(512 << 20);
     it.set_level_zero_slowdown_writes_trigger(1 << 20);
     it.set_level_zero_stop_writes_trigger(1 << 20);
     it.set_soft_pending_compaction_bytes_limit(1 << 50);
     it.set_hard_pending_compaction_bytes_limit(1 << 50);
-    it.set_compression_type(rocksdb::DBCompressionType::None);
-    it.set_bottommost_compression_type(rocksdb::DBCompressionType::Lz4);
+    // What was just written is most likely purged before anything compacts it further.
+    let (none, lz4) = (DBCompressionType::None, DBCompressionType::Lz4);
+    it.set_compression_per_level(&[none, none, lz4, lz4, lz4, lz4, lz4]);
+    it.set_prefix_extractor(SliceTransform::create_fixed_prefix(records::PREFIX_BYTES));
     it.set_max_open_files(256);
     it.set_keep_log_file_num(4);
     it.set_max_log_file_size(4 << 20);
@@ -178,9 +183,10 @@ impl RocksLog {
             .meta(group, Meta::Vote)?
             .map(|b| records::decode_vote(&b))
             .transpose()?;
-        // A hint ahead of its entry would make a restart impossible: it is only a hint.
-        let committed =
-            log_id(Meta::Committed)?.filter(|c| last.is_some_and(|last| c.index <= last.index));
+        let committed = match log_id(Meta::Committed)? {
+            Some(id) if Some(id) <= purged || self.has_entry(group, id)? => Some(id),
+            Some(_) | None => None,
+        };
         Ok(LogState {
             purged,
             first,
@@ -218,6 +224,17 @@ impl RocksLog {
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Whether this very entry stands in the log. A hint of what is committed may have reached the disk ahead of its entry,
+    /// or of the truncation that makes room for it: followed then, a restart would apply what was never committed.
+    fn has_entry(&self, group: GroupId, id: LogId) -> Result<bool, StorageFault> {
+        let found = self
+            .db
+            .get(records::entry_key(group, id.index))
+            .map_err(|cause| StorageFault::io("reading the log", cause))?;
+        let found = found.map(|bytes| records::decode_entry(id.index, &bytes));
+        Ok(found.is_some_and(|entry| entry.is_ok_and(|entry| entry.id == id)))
     }
 
     fn last_entry(&self, group: GroupId) -> Result<Option<LogId>, StorageFault> {
@@ -423,12 +440,12 @@ impl LogBackend for RocksLog {
             if tail.is_cached(&range) {
                 Ok(tail.read(&range, bytes_max))
             } else {
-                Err(tail.existing(&range)) // a deleted range that is not flushed yet is never seen
+                Err(tail.on_disk(&range)) // a deleted range that is not flushed yet is never seen
             }
         });
         match cached {
             Ok(entries) => Ok(entries),
-            Err(existing) => Ok(self.read_disk(group, &existing, bytes_max)?),
+            Err(on_disk) => Ok(self.read_disk(group, &on_disk, bytes_max)?),
         }
     }
 
@@ -538,6 +555,7 @@ impl LogIo {
             // Read before the sync: what another thread writes after it (a reservation) is not covered by it.
             let sequence = self.db.latest_sequence_number();
             let began = Instant::now();
+            self.reached("syncing");
             self.db
                 .flush_wal(true)
                 .map_err(|cause| failed("syncing the log", cause))?;
@@ -549,6 +567,15 @@ impl LogIo {
         metrics::histogram!("holdfast_log_group_commit_entries").record(entries_in(jobs));
         Ok(())
     }
+
+    /// Tests delay a sync here.
+    #[cfg(feature = "testing")]
+    fn reached(&self, step: &'static str) {
+        crate::testing::reached(self.db.path(), step);
+    }
+
+    #[cfg(not(feature = "testing"))]
+    fn reached(&self, _step: &'static str) {}
 
     /// The newest `committed` per group, at the end of a batch, and only if its entry is written by then.
     fn put_hints(&self, batch: &mut WriteBatch, jobs: &[Job]) {

@@ -148,6 +148,14 @@ impl Tail {
                 .is_some_and(|first| first.id.index <= range.start)
     }
 
+    /// What of a range has to be read from disk. An index that the cache holds may stand there in an older form: truncated
+    /// and written again in memory, while the log-IO thread is not that far yet.
+    pub(super) fn on_disk(&self, range: &Range<u64>) -> Range<u64> {
+        let Range { start, end } = self.existing(range);
+        let cached = self.entries.front().map_or(end, |entry| entry.id.index);
+        start..end.min(cached)
+    }
+
     /// Entries of a cached range, at most about `bytes_max` bytes, at least one if there is any.
     pub(super) fn read(&self, range: &Range<u64>, bytes_max: usize) -> Vec<StoredEntry> {
         let range = self.existing(range);
@@ -220,6 +228,18 @@ mod tests {
         tail.take(&LogOp::Append(entries(5..8, 2)), Ticket(3));
         assert_eq!(tail.ticket_of(7), Some(Ticket(3)));
         assert_eq!(tail.ticket_of(4), None);
+    }
+
+    #[test]
+    fn what_the_cache_holds_is_never_read_from_disk() {
+        let mut tail = Tail::default();
+        tail.take(&LogOp::Append(entries(0..10, 1)), Ticket(1));
+        tail.durable(Ticket(1), 0);
+        assert_eq!(tail.on_disk(&(3..20)), 3..10);
+        let last = entries(5..6, 1)[0].id;
+        tail.take(&LogOp::Truncate(Some(last)), Ticket(2));
+        tail.take(&LogOp::Append(entries(6..9, 2)), Ticket(3));
+        assert_eq!(tail.on_disk(&(3..9)), 3..6, "6 to 8 lie there of term 1");
     }
 
     #[test]

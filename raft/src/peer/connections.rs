@@ -165,6 +165,12 @@ impl Peers {
         }
     }
 
+    /// Drops all connections: what they carry names a cluster that this node has left.
+    pub(crate) fn forget_all(&self) {
+        self.all.write().clear();
+        self.met.send_modify(|count| *count += 1);
+    }
+
     /// Changes whenever a node is met or forgotten.
     pub(crate) fn met(&self) -> tokio::sync::watch::Receiver<u64> {
         self.met.subscribe()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, FlushOptions, Options, ReadOptions, ReadTier,
-    SliceTransform, WriteBatch, WriteOptions,
+    SliceTransform, WriteBatch, WriteBufferManager, WriteOptions,
 };
 use uuid::Uuid;
 
@@ -17,8 +17,12 @@ use crate::types::{GroupId, NodeId};
 
 /// Key of the identity; no group has this number.
 const IDENT: &[u8] = b"\xff\xff\xff\xffident";
+/// Group, generation and kind of a key: what the prefix filters know.
+pub(super) const PREFIX_BYTES: usize = 9;
 /// Blocks of all groups kept in memory.
 const CACHE_BYTES: usize = 24 << 20;
+/// Rows of all groups that wait for their flush: also what a restart after a kill replays at most.
+const MEMTABLES_BYTES_MAX: usize = 256 << 20;
 /// Flush and compaction together may write so much a second, so that the log's syncs are not starved.
 const BACKGROUND_BYTES_PER_SECOND: i64 = 96 << 20;
 
@@ -28,6 +32,7 @@ pub struct StateDb {
     pub(super) staging: PathBuf,
 }
 
+/// Options of the instance; a test reads back what RocksDB makes of them.
 fn options() -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(&Cache::new_hyper_clock_cache(CACHE_BYTES, 0));
@@ -39,11 +44,15 @@ fn options() -> Options {
     let mut it = Options::default();
     it.create_if_missing(true);
     it.set_block_based_table_factory(&blocks);
-    it.set_write_buffer_size(16 << 20);
+    it.set_write_buffer_size(64 << 20);
+    it.set_write_buffer_manager(&WriteBufferManager::new_write_buffer_manager(
+        MEMTABLES_BYTES_MAX,
+        false,
+    ));
     it.set_max_write_buffer_number(4);
     it.set_level_compaction_dynamic_level_bytes(true);
     it.set_compression_type(DBCompressionType::Lz4);
-    it.set_prefix_extractor(SliceTransform::create_fixed_prefix(9));
+    it.set_prefix_extractor(SliceTransform::create_fixed_prefix(PREFIX_BYTES));
     it.set_memtable_prefix_bloom_ratio(0.1);
     it.set_memtable_whole_key_filtering(true);
     it.set_ratelimiter(BACKGROUND_BYTES_PER_SECOND, 100_000, 10);

@@ -172,3 +172,128 @@ impl<M: Machine> EffectQueue<M> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::ops::RangeInclusive;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::machine::{Applied, Fault};
+    use crate::state::{Overlay, RowSnapshot};
+
+    /// Only its effects count here: each names what it is about.
+    struct Nothing;
+
+    impl Machine for Nothing {
+        type Command = ();
+        type Reply = ();
+        type Effect = u64;
+        type Dirty = u64;
+
+        fn command_bytes((): &()) -> usize {
+            0
+        }
+
+        fn encode(_: u64, _: u64, _: &[()]) -> Bytes {
+            Bytes::new()
+        }
+
+        fn apply(
+            &mut self,
+            _: &mut Overlay<'_>,
+            _: u64,
+            _: &[u8],
+        ) -> Result<Applied<(), u64>, Fault> {
+            Err(Fault("nothing can be applied".to_owned()))
+        }
+
+        fn rebuild(&mut self, _: &RowSnapshot<'_>) {}
+
+        fn dirty(effect: &u64) -> u64 {
+            *effect
+        }
+
+        fn levels(&self) -> RangeInclusive<u32> {
+            1..=1
+        }
+    }
+
+    /// What the reader has to look at for each thing that changed, by the index of its last change.
+    #[derive(Default)]
+    struct Due(BTreeMap<u64, u64>);
+
+    impl Due {
+        /// A look at the rows as of `index` shows all changes up to it.
+        fn looked_at(&mut self, id: u64, index: u64) {
+            if self.0.get(&id).is_some_and(|changed| *changed <= index) {
+                self.0.remove(&id);
+            }
+        }
+
+        fn took(&mut self, batch: EffectBatch<Nothing>) -> &'static str {
+            match batch {
+                EffectBatch::Effects(index, effects) => {
+                    for id in effects {
+                        self.looked_at(id, index);
+                    }
+                    "effects"
+                }
+                EffectBatch::Dirty(index, all) => {
+                    for id in all {
+                        self.looked_at(id, index);
+                    }
+                    "dirty"
+                }
+                EffectBatch::Everything(index) => {
+                    self.0.retain(|_, changed| *changed > index);
+                    "everything"
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_queue_strands_nothing_and_stays_bounded() {
+        let queue = EffectQueue::<Nothing>::bounded(4, 16);
+        let mut reader = Effects::of(&queue);
+        let (mut due, mut turn, mut seen) = (Due::default(), 1_u64, BTreeMap::new());
+        let mut below = |end: u64| {
+            turn = turn
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(11);
+            (turn >> 33) % end
+        };
+        for index in 1..=10_000 {
+            let effects: Vec<u64> = (0..below(4)).map(|_| below(60)).collect();
+            due.0.extend(effects.iter().map(|id| (*id, index)));
+            queue.push(index, effects);
+            {
+                let waiting = queue.waiting.lock();
+                let batches: usize = waiting.batches.iter().map(|(_, it)| it.len()).sum();
+                assert_eq!(batches, waiting.effects);
+                assert!(waiting.effects <= 4 && waiting.dirty.len() <= 16);
+            }
+            // A reader that is fast for a while, and then slow.
+            let reads = if (index / 100) % 3 == 0 {
+                2
+            } else {
+                below(12) / 11
+            };
+            for batch in (0..reads).filter_map(|_| reader.try_next()) {
+                *seen.entry(due.took(batch)).or_insert(0) += 1;
+            }
+        }
+        queue.close();
+        while let Some(batch) = reader.try_next() {
+            due.took(batch);
+        }
+        assert_eq!(due.0, BTreeMap::new(), "changed at these, and never told");
+        assert!(
+            seen.len() == 3 && seen.values().all(|count| *count > 50),
+            "{seen:?}"
+        );
+    }
+}

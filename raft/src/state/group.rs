@@ -4,8 +4,9 @@
 //! once the entry's rows can be read.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -71,10 +72,14 @@ struct Shared<M: Machine> {
     db: Arc<StateDb>,
     group: GroupId,
     held: RwLock<Held>,
+    /// Never given out twice: two snapshots received at once must not meet in one generation.
+    next_generation: AtomicU32,
     applied: watch::Sender<u64>,
     effects: Arc<EffectQueue<M>>,
     calls: SyncSender<Call<M>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// The entry that this replica cannot apply.
+    refused: OnceLock<StorageFault>,
 }
 
 impl<M: Machine> Shared<M> {
@@ -99,6 +104,7 @@ impl<M: Machine> GroupState<M> {
         let pointer = db.pointer(group, ReadTier::All)?;
         db.drop_other_generations(group, pointer.generation)?;
         let applied = pointer.last.map_or(0, |id| id.index);
+        let next_generation = AtomicU32::new(pointer.generation + 1);
         let (calls, inbox) = sync_channel(CALLS_MAX);
         let shared = Arc::new(Shared {
             db: Arc::clone(db),
@@ -107,10 +113,12 @@ impl<M: Machine> GroupState<M> {
                 pointer,
                 ..Held::default()
             }),
+            next_generation,
             applied: watch::Sender::new(applied),
             effects: EffectQueue::new(),
             calls,
             thread: Mutex::new(None),
+            refused: OnceLock::new(),
         });
         let mut machine = machine;
         machine.rebuild(&shared.snapshot());
@@ -171,6 +179,11 @@ impl<M: Machine> GroupState<M> {
         Effects::of(&self.shared.effects)
     }
 
+    /// The entry that this replica cannot apply, if that is what stopped it.
+    pub fn refused(&self) -> Option<&StorageFault> {
+        self.shared.refused.get()
+    }
+
     /// The last applied index and the running digest there.
     pub fn digest(&self) -> (u64, u128) {
         let held = self.shared.held.read();
@@ -203,7 +216,7 @@ impl<M: Machine> GroupState<M> {
     /// # Errors
     /// The disk is full or failed.
     pub fn stage(&self) -> Result<Staging, StorageFault> {
-        let generation = self.shared.held.read().pointer.generation + 1;
+        let generation = self.shared.next_generation.fetch_add(1, Ordering::Relaxed);
         Staging::begin(&self.shared.db, self.shared.group, generation)
     }
 
@@ -268,7 +281,7 @@ impl<M: Machine> Applier<M> {
                 Ok(call) => self.answer(call),
             };
             if let Err(fault) = worked {
-                tracing::error!(%fault, group = self.shared.group.0, "this replica cannot go on and stops; the others do");
+                tracing::error!(%fault, group = self.shared.group.0, "this replica cannot go on");
                 break;
             }
         }
@@ -346,10 +359,14 @@ impl<M: Machine> Applier<M> {
                     writes: Writes::new(),
                 };
                 let applied = self.machine.apply(&mut overlay, at, &entry.payload);
-                let applied = applied.map_err(|fault| StorageFault::Apply {
-                    group,
-                    index: at,
-                    cause: fault.0,
+                let applied = applied.map_err(|fault| {
+                    let cause = fault.0;
+                    let fault = StorageFault::Apply {
+                        group,
+                        index: at,
+                        cause,
+                    };
+                    self.shared.refused.get_or_init(|| fault).clone()
                 })?;
                 (overlay.writes, applied.replies, applied.effects)
             }
@@ -434,19 +451,17 @@ impl<M: Machine> Applier<M> {
             membership_at: meta.membership_at,
             membership: meta.membership,
         };
-        {
-            let mut held = self.shared.held.write();
-            let mut batch = WriteBatch::default();
-            batch.put(pointer::key(group), pointer.encode());
-            self.shared.db.write(batch)?;
-            self.shared.db.reached("pointed");
-            self.shared.db.flush()?;
-            self.shared.db.reached("flushed");
-            *held = Held {
-                pointer,
-                ..Held::default()
-            };
-        }
+        let mut batch = WriteBatch::default();
+        batch.put(pointer::key(group), pointer.encode());
+        self.shared.db.write(batch)?;
+        self.shared.db.reached("pointed");
+        self.shared.db.flush()?;
+        self.shared.db.reached("flushed");
+        // Readers keep the old generation until here: nobody waits for the flush.
+        *self.shared.held.write() = Held {
+            pointer,
+            ..Held::default()
+        };
         self.shared.db.drop_other_generations(group, generation)?;
         self.shared.db.reached("dropped");
         self.machine.rebuild(&self.shared.snapshot());

@@ -170,6 +170,7 @@ impl Blocks for LocalBlocks {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(own_range(self.group, self.generation).1.to_vec());
         options.fill_cache(false);
+        options.set_total_order_seek(true); // all kinds of rows
         let mode = IteratorMode::From(&from, Direction::Forward);
         let mut rows = BytesMut::new();
         let (mut first_key, mut last_key) = (None, Bytes::new());

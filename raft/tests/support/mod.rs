@@ -1,10 +1,19 @@
 //! What the tests of this crate share: a register as the machine, and images of a data folder as a crash would leave it.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod cluster;
+pub mod counted;
+pub mod delayed;
+pub mod proxy;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use holdfast_raft::{Applied, EntryKind, Fault, LogId, Machine, NodeId, Overlay, RowSnapshot};
@@ -188,22 +197,51 @@ pub fn to_apply(entry: StoredEntry) -> ToApply<Register> {
     ToApply { entry, done: None }
 }
 
-/// The folder as a sudden end of the process would leave it now.
+/// The folder as a sudden end of the process would leave it now. Taken again while a background job changes files: what a
+/// copy mixes from two moments no crash would leave.
 pub fn image(folder: &Path) -> TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    copy_into(folder, copy.path());
-    copy
+    for _ in 0..200 {
+        let copy = tempfile::tempdir().unwrap();
+        let before = files(folder);
+        if copy_into(folder, copy.path()).is_ok() && files(folder) == before {
+            return copy;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the files of {} never stood still", folder.display());
 }
 
-fn copy_into(from: &Path, to: &Path) {
-    for found in fs::read_dir(from).unwrap() {
-        let found = found.unwrap();
-        let to = to.join(found.file_name());
-        if found.file_type().unwrap().is_dir() {
-            fs::create_dir_all(&to).unwrap();
-            copy_into(&found.path(), &to);
-        } else if found.file_name() != "LOCK" {
-            fs::copy(found.path(), to).unwrap();
+/// All files with their sizes, but for the texts that RocksDB writes for people.
+fn files(folder: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut all = BTreeMap::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(folder) = open.pop() {
+        for found in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Ok(meta) = found.metadata() else { continue };
+            if meta.is_dir() {
+                open.push(found.path());
+            } else if !is_text(&found.file_name()) {
+                all.insert(found.path(), meta.len());
+            }
         }
     }
+    all
+}
+
+fn is_text(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b"LO") // LOCK, LOG, LOG.old.…
+}
+
+fn copy_into(from: &Path, to: &Path) -> io::Result<()> {
+    for found in fs::read_dir(from)? {
+        let found = found?;
+        let to = to.join(found.file_name());
+        if found.file_type()?.is_dir() {
+            fs::create_dir_all(&to)?;
+            copy_into(&found.path(), &to)?;
+        } else if !is_text(&found.file_name()) {
+            fs::copy(found.path(), to)?;
+        }
+    }
+    Ok(())
 }
