@@ -173,6 +173,15 @@ fn aligned(table: &[Vec<String>]) -> Vec<String> {
     table.iter().map(row).collect()
 }
 
+/// One thing in a form that is not for people: its id, a line, or JSON for people's eyes too.
+pub fn one<T: Serialize>(form: Form, id: &str, item: &T) {
+    match form {
+        Form::Id => line(id),
+        Form::Jsonl => line(text(item)),
+        Form::Json | Form::Table => json(item),
+    }
+}
+
 fn text<T: Serialize>(item: &T) -> String {
     serde_json::to_string(item).unwrap_or_else(|cause| format!("{{\"error\":\"{cause}\"}}"))
 }

@@ -5,13 +5,13 @@
 
 mod support;
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use holdfast::{
     Client, Cx, Fail, GiveUp, LimitSpec, Retry, Signal, Status, Step, StepCx, StepError, Undo,
     Worker, Workflow, wire,
 };
-use support::{PATIENCE, Town, client_of_worker, kind_of_worker, write_down};
+use support::{PATIENCE, Town, client_of_worker, first_to, kind_of_worker, write_down};
 
 const ORDER: Workflow<u32, String> = Workflow::new("order");
 const CHAIN: Workflow<u32, u32> = Workflow::new("chain");
@@ -93,13 +93,6 @@ async fn sale(cx: Cx, how: String) -> Result<String, Fail> {
     };
     cx.step(PACK, how).await?;
     Ok(paid)
-}
-
-/// In a step: whether this is the first process to come here.
-fn first_to(mark: &str) -> bool {
-    let diary = std::env::var("TOWN_DIARY").unwrap();
-    let path = Path::new(&diary).with_file_name(format!("mark-{mark}"));
-    std::fs::File::create_new(path).is_ok()
 }
 
 async fn call(cx: StepCx, n: u32) -> Result<u32, StepError> {

@@ -43,7 +43,7 @@ calls! {
     cluster_init(ClusterClient.init: v1::InitRequest, MEMBERSHIP_WITHIN) -> v1::InitReply;
     /// What the answering node knows of the cluster.
     cluster_status(ClusterClient.status: v1::ClusterStatusRequest, ADMIN_WITHIN) -> v1::ClusterStatusReply;
-    /// Adds a node as a learner.
+    /// Adds a node, which votes once it has caught up.
     cluster_add(ClusterClient.add: v1::AddNodeRequest, MEMBERSHIP_WITHIN) -> v1::ClusterChangeReply;
     /// Replaces a node in one joint step.
     cluster_replace(ClusterClient.replace: v1::ReplaceNodeRequest, MEMBERSHIP_WITHIN) -> v1::ClusterChangeReply;

@@ -360,10 +360,9 @@ pub fn explain<R: ReadRows + ?Sized>(
         }),
         AnyRun::Live(run) => {
             let sentence = sentence(rows, run, now)?;
-            Ok(Explanation {
-                sentence,
-                evidence: evidence(run, now),
-            })
+            let mut evidence = evidence(run, now);
+            evidence.extend(unserved_steps(rows, run)?);
+            Ok(Explanation { sentence, evidence })
         }
     }
 }
@@ -451,6 +450,29 @@ fn waits_for_worker<R: ReadRows + ?Sized>(
 fn is_served<R: ReadRows + ?Sized>(rows: &R, needs: &Needs) -> Result<bool, Fault> {
     let serves = |session: &Session| crate::commands::grant::serves(session, needs);
     Ok(sessions(rows)?.iter().any(serves))
+}
+
+/// For each step that nobody serves, what the workers of its queue did register: most often the name is misspelt.
+fn unserved_steps<R: ReadRows + ?Sized>(rows: &R, run: &Run) -> Result<Vec<String>, Fault> {
+    let mut lines = Vec::new();
+    for (_, step) in run.steps() {
+        let TryState::Scheduled { .. } = &step.tries.state else {
+            continue;
+        };
+        let (queue, name) = (step.queue.as_ref().unwrap_or(&run.queue), step.executes());
+        let there = sessions(rows)?.into_iter().filter(|it| it.queue == *queue);
+        let registered: BTreeSet<Name> = there.flat_map(|session| session.steps).collect();
+        if registered.contains(name) {
+            continue;
+        }
+        let registered: Vec<&str> = registered.iter().map(Name::as_str).collect();
+        lines.push(if registered.is_empty() {
+            format!("no worker is connected on queue {queue} that registered any step")
+        } else {
+            format!("registered on queue {queue} are: {}", registered.join(", "))
+        });
+    }
+    Ok(lines)
 }
 
 /// Nothing drives it and nothing is ready: the thing that moves next is named, steps before waits before timers.
@@ -769,6 +791,36 @@ pub fn view<R: ReadRows + ?Sized>(
     name: &Name,
 ) -> Result<Option<Bytes>, Fault> {
     rows.view(id, name)
+}
+
+/// How many runs are paused, by the system and by people, among the first so many.
+///
+/// # Errors
+/// `Fault`: a row cannot be decoded.
+pub fn paused<R: ReadRows + ?Sized>(rows: &R, most: usize) -> Result<(u64, u64), Fault> {
+    let mut ids = Vec::new();
+    let from = Key::ByClass(
+        Class::Paused,
+        Newest::from_number(0),
+        RunId::from_stored(""),
+    );
+    rows.scan(Bound::Included(&from), &mut |key, _| {
+        let Key::ByClass(Class::Paused, _, id) = key else {
+            return false;
+        };
+        ids.push(id);
+        ids.len() < most
+    })?;
+    let (mut by_system, mut by_person) = (0, 0);
+    for id in ids {
+        match rows.run(&id)?.map(|run| run.mode.clone()) {
+            Some(Mode::Paused {
+                by_system: true, ..
+            }) => by_system += 1,
+            _ => by_person += 1,
+        }
+    }
+    Ok((by_system, by_person))
 }
 
 /// Runs that nothing would move: must be none.

@@ -33,7 +33,7 @@ pub enum Cluster {
         after_help = "Examples:\n  holdfast cluster status\n  holdfast cluster status -o json"
     )]
     Status,
-    /// Add a running, empty node as a learner
+    /// Add a running, empty node; it votes once it has caught up
     #[command(
         after_help = "Examples:\n  holdfast cluster add --peer 10.0.0.4:7101 --api 10.0.0.4:7100\n  holdfast cluster status"
     )]
@@ -74,8 +74,8 @@ pub struct Addresses {
     /// Its peer address
     #[arg(long)]
     peer: String,
-    /// Its API address
-    #[arg(long)]
+    /// Its API address; what the node itself says, if it is not given
+    #[arg(long, default_value = "")]
     api: String,
 }
 
@@ -170,10 +170,12 @@ async fn status(client: &Client, form: Form) -> Result<(), Failure> {
             .iter()
             .map(|node| serde_json::json!({ "node": node.node, "api": node.api, "peer": node.peer, "voter": node.voter }))
             .collect();
-        output::json(&serde_json::json!({
+        let ids: Vec<String> = it.nodes.iter().map(|node| node.node.to_string()).collect();
+        let shown = serde_json::json!({
             "cluster": it.cluster, "cluster_id": it.cluster_id, "partitions": it.partitions,
             "nodes": nodes, "groups": groups, "version": it.version,
-        }));
+        });
+        output::one(form, &ids.join("\n"), &shown);
         return Ok(());
     }
     output::line(format!(

@@ -412,11 +412,12 @@ async fn show(
     if form != Form::Table {
         let open: Vec<_> = it.open.iter().map(open_json).collect();
         let journal: Vec<String> = rows.iter().map(row_text).collect();
-        output::json(&serde_json::json!({
+        let shown = serde_json::json!({
             "id": summary.run_id, "generation": summary.generation, "workflow": summary.workflow,
             "version": summary.version, "status": status, "output": output::payload(&it.output),
             "reason": it.reason, "worker": it.worker, "open": open, "journal": journal,
-        }));
+        });
+        output::one(form, run.id(), &shown);
         return Ok(());
     }
     output::line(format!(
@@ -506,7 +507,8 @@ async fn explain(run: &Handle<serde_json::Value>, form: Form) -> Result<(), Fail
             output::line(format!("  {it}"));
         }
     } else {
-        output::line(serde_json::json!({ "sentence": sentence, "evidence": evidence }));
+        let shown = serde_json::json!({ "sentence": sentence, "evidence": evidence });
+        output::one(form, run.id(), &shown);
     }
     Ok(())
 }
@@ -528,7 +530,12 @@ async fn watch(run: &Handle<serde_json::Value>, form: Form) -> Result<(), Failur
             last = kind;
         }
         if status.is_final() {
-            return Ok(());
+            // The exit code says how it ended; the sentence was printed.
+            let ended = run.result_within(Duration::from_secs(1)).await;
+            return ended.map(drop).map_err(|error| Failure {
+                message: String::new(),
+                ..Failure::from(error)
+            });
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }

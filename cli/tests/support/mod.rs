@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+mod proxy;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -14,6 +16,8 @@ use std::{
 use holdfast::{Client, ClientError, RunError, Status, StepCx, wire};
 use holdfast_jepsen::cluster::{Cluster, ClusterSpec, Process, ProcessSpec};
 
+pub use proxy::Proxy;
+
 /// Long enough for a slow machine, short enough to notice.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -21,7 +25,36 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Town {
     pub cluster: Cluster,
     pub client: Client,
-    folder: tempfile::TempDir,
+    /// Between workers and nodes, by node, where it was asked for.
+    pub proxies: Vec<Proxy>,
+    folder: PathBuf,
+    _own: Option<tempfile::TempDir>,
+}
+
+/// How a town is founded.
+pub struct Plan<'a> {
+    pub partitions: u32,
+    pub nodes: u16,
+    pub env: &'a [(&'a str, &'a str)],
+    /// Data and logs lie here; none: in a folder of its own, which goes with it.
+    pub folder: Option<&'a Path>,
+    /// Clients and workers find the nodes at proxies.
+    pub behind_proxies: bool,
+    /// The cluster is formed, and leads itself.
+    pub forms: bool,
+}
+
+impl Default for Plan<'_> {
+    fn default() -> Self {
+        Self {
+            partitions: 1,
+            nodes: 3,
+            env: &[],
+            folder: None,
+            behind_proxies: false,
+            forms: true,
+        }
+    }
 }
 
 impl Town {
@@ -31,15 +64,52 @@ impl Town {
 
     /// Three nodes with these settings.
     pub async fn formed_with(partitions: u32, env: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut spec = ClusterSpec::new(env!("CARGO_BIN_EXE_holdfast"), folder.path());
-        for (key, value) in env {
+        Self::founded(Plan {
+            partitions,
+            env,
+            ..Plan::default()
+        })
+        .await
+    }
+
+    pub async fn founded(plan: Plan<'_>) -> Self {
+        let own = plan.folder.is_none().then(|| tempfile::tempdir().unwrap());
+        let folder = plan.folder.map(Path::to_owned);
+        let folder = folder.unwrap_or_else(|| own.as_ref().unwrap().path().to_owned());
+        let mut spec = ClusterSpec::new(env!("CARGO_BIN_EXE_holdfast"), &folder).nodes(plan.nodes);
+        for (key, value) in plan.env {
             spec = spec.env(key, *value);
         }
         let cluster = Cluster::start(spec).unwrap();
         cluster.wait_live(PATIENCE).await.unwrap();
+        let mut proxies = Vec::new();
+        if plan.behind_proxies {
+            for id in cluster.ids() {
+                let proxy = Proxy::before(cluster.ports(id).api).await;
+                let node = cluster.node(id);
+                node.kill9().unwrap();
+                node.set_env("HOLDFAST_ADVERTISE__API", Some(&proxy.address()));
+                node.restart().unwrap();
+                proxies.push(proxy);
+            }
+            cluster.wait_live(PATIENCE).await.unwrap();
+        }
         let client = Client::connect(&cluster.endpoints()).await.unwrap();
-        let peers = cluster.peers().into_iter();
+        let town = Self {
+            cluster,
+            client,
+            proxies,
+            folder,
+            _own: own,
+        };
+        if plan.forms {
+            town.form(plan.partitions).await;
+        }
+        town
+    }
+
+    async fn form(&self, partitions: u32) {
+        let peers = self.cluster.peers().into_iter();
         let members = peers.map(|peer| wire::InitMember {
             peer,
             ..Default::default()
@@ -50,21 +120,43 @@ impl Town {
             members: members.collect(),
             abandon: false,
         };
-        client.cluster_init(request).await.unwrap();
-        cluster.wait_leader(PATIENCE).await.unwrap();
-        Self {
-            cluster,
-            client,
-            folder,
+        self.client.cluster_init(request).await.unwrap();
+        self.cluster.wait_leader(PATIENCE).await.unwrap();
+    }
+
+    /// Where workers call: the proxies, if there are any.
+    pub fn endpoints(&self) -> Vec<String> {
+        if self.proxies.is_empty() {
+            return self.cluster.endpoints();
         }
+        self.proxies.iter().map(Proxy::address).collect()
+    }
+
+    /// The binary, about to be called on this cluster.
+    pub fn holdfast(&self, args: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_holdfast"));
+        command
+            .args(args)
+            .env("HOLDFAST_ENDPOINTS", self.cluster.endpoints().join(","));
+        command
+    }
+
+    /// As `said`, with words that have no space in them.
+    pub fn call(&self, line: &str) -> Said {
+        self.said(&line.split(' ').collect::<Vec<_>>())
+    }
+
+    /// Calls the binary and takes what it said.
+    pub fn said(&self, args: &[&str]) -> Said {
+        Said::of(&self.holdfast(args).output().unwrap())
     }
 
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        &self.folder
     }
 
     fn diary_path(&self) -> PathBuf {
-        self.folder.path().join("diary.jsonl")
+        self.folder.join("diary.jsonl")
     }
 
     /// What all workers have written so far.
@@ -78,12 +170,12 @@ impl Town {
     }
 
     pub fn worker_named(&self, kind: &str, name: &str) -> Process {
-        self.worker_at(kind, name, &self.cluster.endpoints())
+        self.worker_at(kind, name, &self.endpoints())
     }
 
     /// A worker that knows the cluster by these addresses.
     pub fn worker_at(&self, kind: &str, name: &str, endpoints: &[String]) -> Process {
-        let log = self.folder.path().join(format!("worker-{name}.log"));
+        let log = self.folder.join(format!("worker-{name}.log"));
         let spec = ProcessSpec::new(name, std::env::current_exe().unwrap(), log)
             .args(["--ignored", "--exact", "worker_process", "--nocapture"])
             .env("TOWN_KIND", kind)
@@ -103,7 +195,7 @@ impl Town {
             assert!(
                 Instant::now() < until,
                 "{what}: not within {PATIENCE:?}; logs in {}",
-                self.folder.path().display()
+                self.folder.display()
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -135,6 +227,14 @@ impl Town {
         .await;
     }
 
+    /// Until a step has written this down for a run; its first such line.
+    pub async fn until_written(&self, run: &str, what: &str) -> Line {
+        self.until(&format!("{run} writes {what}"), async |town| {
+            town.diary().of(run, what).next().cloned()
+        })
+        .await
+    }
+
     /// The result, asked for again while the cluster has no leader.
     pub async fn result(&self, run: &str) -> Result<serde_json::Value, RunError> {
         self.client.run_json(run).result_within(PATIENCE).await
@@ -156,11 +256,54 @@ pub async fn client_of_worker() -> Client {
     }
 }
 
+/// What a call of the binary said, and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Said {
+    pub fn of(output: &std::process::Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            code: output.status.code(),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
+    }
+
+    /// Ends with this code, and says all of these words, wherever.
+    pub fn ends(&self, code: i32, words: &[&str]) -> &Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        for word in words {
+            assert!(
+                self.out.contains(word) || self.err.contains(word),
+                "{word}: {self:#?}"
+            );
+        }
+        self
+    }
+
+    /// Its output as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|cause| panic!("{cause}: {self:#?}"))
+    }
+}
+
+/// In a step: whether this is the first process to come here.
+pub fn first_to(mark: &str) -> bool {
+    let diary = std::env::var("TOWN_DIARY").unwrap();
+    let path = Path::new(&diary).with_file_name(format!("mark-{mark}"));
+    std::fs::File::create_new(path).is_ok()
+}
+
 pub fn kind_of_worker() -> String {
     std::env::var("TOWN_KIND").unwrap()
 }
 
-fn unix_ms() -> u64 {
+pub fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     u64::try_from(since.as_millis()).unwrap()
 }

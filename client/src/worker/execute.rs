@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -36,6 +36,8 @@ use crate::{
 
 /// Between being told to stop and being aborted.
 pub(crate) const STOP_GRACE: Duration = Duration::from_millis(200);
+/// The leader ends the lease of an attempt so long after its timeout.
+const OVERDUE_AFTER: Duration = Duration::from_secs(5);
 
 /// Where a body's outcome goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +60,8 @@ struct Running {
     local: bool,
     /// Its body has ended; its report is not answered yet.
     over: bool,
+    /// When the leader ends its lease whatever beats are echoed: some time after its own timeout.
+    ends: Option<Instant>,
     stop: CancellationToken,
 }
 
@@ -124,11 +128,13 @@ impl Executor {
             Origin::Report(partition, run) => (*partition, run.clone(), false),
         };
         let stop = CancellationToken::new();
+        let timeout = (grant.timeout_ms > 0).then(|| Duration::from_millis(grant.timeout_ms));
         let running = Running {
             run: run.clone(),
             entry: grant.entry,
             local,
             over: false,
+            ends: timeout.map(|timeout| Instant::now() + timeout + OVERDUE_AFTER),
             stop: stop.clone(),
         };
         match self.0.running.lock().entry((partition, grant.fence)) {
@@ -144,7 +150,6 @@ impl Executor {
         let cx = self.cx(&origin, &grant, run, stop.clone());
         let this = self.clone();
         self.0.handle.spawn(async move {
-            let timeout = (grant.timeout_ms > 0).then(|| Duration::from_millis(grant.timeout_ms));
             let kind = attempt(body, cx, stop, timeout, judge).await;
             this.end(origin, &grant, kind);
         });
@@ -270,10 +275,20 @@ impl Executor {
 
     /// Bodies of a partition that have not ended, named for people.
     pub(crate) fn still_running(&self, partition: u32) -> Vec<String> {
+        self.bodies_of(partition, |_| true)
+    }
+
+    /// Those whose own leases have ended by now.
+    pub(crate) fn overdue(&self, partition: u32) -> Vec<String> {
+        let now = Instant::now();
+        self.bodies_of(partition, |it| it.ends.is_some_and(|ends| ends <= now))
+    }
+
+    fn bodies_of(&self, partition: u32, which: impl Fn(&Running) -> bool) -> Vec<String> {
         let running = self.0.running.lock();
         let bodies = running
             .iter()
-            .filter(|((of, _), it)| *of == partition && !it.over);
+            .filter(|((of, _), it)| *of == partition && !it.over && which(it));
         let mut names: Vec<String> = bodies
             .map(|((_, fence), it)| {
                 format!("entry {} of run {} under fence {fence}", it.entry, it.run)

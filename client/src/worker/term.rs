@@ -13,6 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::execute::{Executor, STOP_GRACE};
 
+/// How long it may take until a body whose own lease is over is noticed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// What the leases of one partition may count on.
 #[derive(Debug, Clone, Copy)]
 struct Term {
@@ -78,11 +81,24 @@ impl Warden {
         let left = self.left.clone();
         tokio::select! {
             () = self.watch() => {}
+            () = self.watch_own_ends() => {}
             () = left.cancelled() => {}
         }
     }
 
-    async fn watch(self) {
+    /// An attempt's timeout ends its lease while beats go on.
+    async fn watch_own_ends(&self) {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        loop {
+            looks.tick().await;
+            let overdue = self.executor.overdue(self.partition);
+            if !overdue.is_empty() {
+                (self.outlived)(overdue);
+            }
+        }
+    }
+
+    async fn watch(&self) {
         let TermWatch(mut term) = self.terms.watch(self.partition);
         loop {
             let now = *term.borrow_and_update();

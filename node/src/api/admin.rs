@@ -148,7 +148,10 @@ impl Limits for LimitsApi {
 
 fn form_error(error: &FormError) -> Status {
     let code = match error {
-        FormError::Unreachable { .. } => return Status::unavailable(error.to_string()),
+        // Final: another node of the cluster would not reach it either, and a person waits.
+        FormError::Unreachable { .. } => {
+            return status::coded(Code::FailedPrecondition, "HF1001", error.to_string());
+        }
         FormError::Refused(_) | FormError::Taken { .. } => Code::FailedPrecondition,
         FormError::Open(_) => Code::Internal,
     };

@@ -114,7 +114,7 @@ impl<M: Machine> Groups<M> {
         }
         if instead_of == Some(self.settings.node) {
             return Err(MemberError::Refused(format!(
-                "node {} leads partition {}; move leadership first (`holdfast cluster transfer`), then repeat",
+                "node {} leads partition {}; move leadership first (`holdfast cluster transfer-leader`), then repeat",
                 self.settings.node.0, group.0
             )));
         }
@@ -201,7 +201,7 @@ impl<M: Machine> Groups<M> {
         let status = Self::leading(&replica)?;
         if node == self.settings.node {
             return Err(MemberError::Refused(format!(
-                "node {} leads partition {}; move leadership first (`holdfast cluster transfer`), then repeat",
+                "node {} leads partition {}; move leadership first (`holdfast cluster transfer-leader`), then repeat",
                 node.0, group.0
             )));
         }
@@ -218,6 +218,11 @@ impl<M: Machine> Groups<M> {
                 .await?;
         } else if status.members.contains_key(&node) {
             replica.core.remove_learner(node).await?;
+        } else if self.door.known(node).is_none() {
+            return Err(MemberError::Refused(format!(
+                "node {} was never in this cluster; its nodes are listed by `holdfast cluster status`",
+                node.0
+            )));
         }
         self.peers.forget(node);
         Ok(())
