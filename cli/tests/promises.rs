@@ -50,6 +50,16 @@ fn every_order_survives_a_killed_worker_and_no_completed_step_is_done_again() {
 }
 
 #[test]
+fn every_order_survives_nodes_that_are_killed_by_chance_again_and_again() {
+    let args = ["--orders", "80", "--kill", "loop", "--seed", "20"];
+    let text = holds(&story(31_000, &args));
+    assert!(text.lines().next().unwrap().ends_with("seed 20"), "{text}");
+    let kills = text.matches("by chance").count();
+    assert!(kills >= 2, "only {kills} kills: {text}");
+    assert!(text.matches("is back").count() >= kills - 1, "{text}");
+}
+
+#[test]
 fn a_cluster_that_cannot_be_reached_is_exit_code_7_with_a_sentence() {
     let output = Command::new(env!("CARGO_BIN_EXE_holdfast"))
         .args(["--endpoints", "127.0.0.1:1", "run", "show", "x"])

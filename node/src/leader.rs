@@ -21,7 +21,7 @@ use holdfast_proto::v1::{self, to_worker::Message};
 use holdfast_raft::{Clock, Freshness, Hint, Position, ProposeError, ReadError};
 use holdfast_scheduler::apply::LEVEL_MAX;
 use holdfast_scheduler::{
-    effect::Effect,
+    effect::{Effect, Ended},
     entry::{BecomeLeader, Duty, Work},
     ids::{Epoch, FeatureLevel, Fence, Name, NodeId, RunId, Seq, SessionId},
     lead::{Input, Lead, Output, Terms},
@@ -38,6 +38,7 @@ use crate::{
     offers::Offers,
     partitions::Partition,
     streams::{Out, entry_of},
+    telemetry::name_label,
 };
 
 /// How often the leader looks at the time; nothing is later than this for want of a look.
@@ -302,8 +303,8 @@ impl Leader {
                                     .await;
                                 self.epoch(epoch, &boot).await;
                             }
-                            Effect::RunChanged { run, status } => {
-                                self.changed(&run, status);
+                            Effect::RunChanged { run, status, ended } => {
+                                self.changed(&run, status, ended.as_ref());
                             }
                             other => gathered.push(other),
                         }
@@ -325,16 +326,27 @@ impl Leader {
         }
     }
 
-    fn changed(&self, run: &RunId, status: Status) {
+    fn changed(&self, run: &RunId, status: Status, ended: Option<&Ended>) {
         self.partition.watchers.changed(run);
-        if !status.is_final() {
+        if status.is_final() {
+            self.partition.ended.changed(run);
+        }
+        self.count(status, ended);
+    }
+
+    /// A life that ended counts where it was led.
+    #[expect(clippy::cast_precision_loss, reason = "a histogram")]
+    fn count(&self, status: Status, ended: Option<&Ended>) {
+        let Some(ended) = ended.filter(|_| self.lead.epoch().is_some()) else {
             return;
-        }
-        self.partition.ended.changed(run);
-        if self.lead.epoch().is_some() {
-            let outcome = format!("{status:?}").to_lowercase();
-            metrics::counter!("holdfast_runs_finished_total", "outcome" => outcome).increment(1);
-        }
+        };
+        let workflow = name_label(ended.workflow.as_str());
+        let outcome = format!("{status:?}").to_lowercase();
+        metrics::counter!("holdfast_runs_finished_total", "workflow" => workflow.clone(), "outcome" => outcome)
+            .increment(1);
+        metrics::histogram!("holdfast_run_duration_seconds", "workflow" => workflow)
+            .record(ended.took.0 as f64 / 1000.0);
+        metrics::histogram!("holdfast_journal_entries").record(f64::from(ended.rows));
     }
 
     /// Effects found no room. Where only runs are concerned they are read again, else everything is.
@@ -633,6 +645,10 @@ impl Leader {
     fn publish(&self) {
         let group = self.partition.group.to_string();
         let hot = self.lead.hot();
+        let oldest = hot
+            .oldest_ready()
+            .map(|(needs, since)| (needs.clone(), since));
+        *self.partition.oldest_ready.lock() = oldest.collect();
         metrics::gauge!("holdfast_leases_live", "group" => group.clone())
             .set(hot.lease_count() as f64);
         metrics::gauge!("holdfast_queue_depth", "group" => group.clone())

@@ -8,6 +8,7 @@
 pub mod api;
 pub mod clock;
 pub mod disk;
+pub mod figures;
 pub mod leader;
 pub mod machine;
 pub mod offers;

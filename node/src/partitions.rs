@@ -11,7 +11,11 @@ use tokio::sync::{Notify, mpsc};
 
 use holdfast_proto::v1::{self, to_worker::Message};
 use holdfast_raft::Replica;
-use holdfast_scheduler::ids::{PartitionId, RunId};
+use holdfast_scheduler::{
+    effect::Needs,
+    ids::{PartitionId, RunId},
+    time::Timestamp,
+};
 
 use crate::{clock::GroupClock, leader::FromStream, machine::Engine, streams::Streams};
 
@@ -33,6 +37,8 @@ pub struct Partition {
     pub ended: Watchers,
     /// Live runs that nothing would move, as the audit found last on this node while it led.
     pub without_wake_source: AtomicUsize,
+    /// Since when the longest waiting work of each kind waits, as its leader shell saw it last.
+    pub oldest_ready: Mutex<Vec<(Needs, Timestamp)>>,
     /// To its leader shell.
     pub leader: mpsc::Sender<FromStream>,
 }

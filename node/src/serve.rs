@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{FutureExt, future::BoxFuture};
 use parking_lot::Mutex;
 use tokio::{
     runtime::{Builder, Runtime},
@@ -37,6 +38,7 @@ use crate::{
     api::{Api, admin, forward::Forward, runs::RunsApi, work::WorkApi},
     clock::{GroupClock, SystemClock, SystemEntropy},
     disk::Disk,
+    figures,
     leader::{self, INBOX_MAX, Leader, Situation},
     machine::Engine,
     partitions::{Partition, Partitions, Watchers},
@@ -191,6 +193,7 @@ impl Node {
     /// The text says what happened, and what to do.
     pub async fn start(settings: Settings) -> Result<Self, ServeError> {
         drop(telemetry::metrics()); // recorded from the first moment on
+        metrics::counter!("holdfast_stale_fence_total").increment(0);
         prepare_folder(&settings)?;
         let (listeners, addresses) = listen(&settings)?;
         // Few threads: a message wakes an idle thread for each hop to another one, and an entry takes a dozen hops.
@@ -263,6 +266,7 @@ impl Node {
         let (api, admin) = (listener(api)?, listener(admin)?);
         self.spawn(serve_api(Arc::clone(&self.api), api, stopped.clone()));
         let health = Health {
+            groups: Arc::clone(&self.groups),
             partitions: Arc::clone(&self.partitions),
             disk: Arc::clone(&self.api.disk),
         };
@@ -405,6 +409,7 @@ fn raft_settings(settings: &Settings, addresses: Addresses) -> holdfast_raft::Se
         profile: settings.profile,
         takeover: settings.takeover,
         keep: settings.keep,
+        sync: settings.sync,
         peer_address: settings.peer_address(addresses.peer),
         api_address: settings.api_address(addresses.api),
         cluster_name: settings.cluster_name.clone(),
@@ -507,6 +512,7 @@ fn partition_of(
         watchers: Watchers::default(),
         ended: Watchers::default(),
         without_wake_source: AtomicUsize::new(0),
+        oldest_ready: Mutex::default(),
         leader,
     };
     (Arc::new(partition), inbox)
@@ -588,6 +594,7 @@ async fn watch_disk(api: Arc<Api>, mut stop: watch::Receiver<bool>) {
 
 /// What the probes look at.
 struct Health {
+    groups: Arc<Groups<Engine>>,
     partitions: Arc<Partitions>,
     disk: Arc<Disk>,
 }
@@ -636,45 +643,7 @@ impl Probes for Health {
             .any(|partition| partition.clock.epoch().is_some())
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "gauges")]
-    fn refresh(&self) {
-        for partition in self.partitions.all() {
-            let status = partition.replica.status();
-            let group = partition.group.to_string();
-            let gauge = |name: &'static str, value: f64| {
-                metrics::gauge!(name, "group" => group.clone()).set(value);
-            };
-            gauge(
-                "holdfast_raft_is_leader",
-                f64::from(u8::from(status.is_leader)),
-            );
-            gauge(
-                "holdfast_raft_has_leader",
-                f64::from(u8::from(status.leader.is_some())),
-            );
-            gauge("holdfast_raft_term", status.term as f64);
-            gauge(
-                "holdfast_raft_last_log_index",
-                status.last_log.unwrap_or(0) as f64,
-            );
-            gauge(
-                "holdfast_raft_committed_index",
-                status.committed.unwrap_or(0) as f64,
-            );
-            gauge(
-                "holdfast_raft_applied_index",
-                status.applied.unwrap_or(0) as f64,
-            );
-            let age = status.quorum_ack_age.unwrap_or_default();
-            gauge("holdfast_raft_quorum_ack_age_seconds", age.as_secs_f64());
-            for (node, matched) in &status.replication {
-                let lag = status
-                    .last_log
-                    .unwrap_or(0)
-                    .saturating_sub(matched.unwrap_or(0));
-                metrics::gauge!("holdfast_raft_replication_lag_entries", "group" => group.clone(), "node" => node.0.to_string())
-                    .set(lag as f64);
-            }
-        }
+    fn refresh(&self) -> BoxFuture<'_, ()> {
+        figures::refresh(&self.groups, &self.partitions).boxed()
     }
 }

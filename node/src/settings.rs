@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use holdfast_raft::{Keep, Profile};
+use holdfast_raft::{Keep, Profile, log::Durability};
 
 /// What stands before every variable of ours.
 const ENVIRONMENT_PREFIX: &str = "HOLDFAST_";
@@ -31,7 +31,7 @@ const fn key(name: &'static str, default: &'static str, about: &'static str) -> 
     }
 }
 
-const KEYS: [KeyDef; 24] = [
+const KEYS: [KeyDef; 25] = [
     key(
         "node.id",
         "",
@@ -148,6 +148,11 @@ const KEYS: [KeyDef; 24] = [
         "0s",
         "for tests: how far this node's wall clock is moved ahead",
     ),
+    key(
+        "testing.unsynced",
+        "false",
+        "for data that nobody keeps: acknowledges without waiting for the disk, and loses it with the machine",
+    ),
 ];
 
 /// Where a value came from.
@@ -239,6 +244,8 @@ pub struct Settings {
     pub insecure: bool,
     /// For tests: how far the wall clock is moved ahead.
     pub clock_ahead: Duration,
+    /// When the log waits for the disk.
+    pub sync: Durability,
     sources: BTreeMap<&'static str, (String, Source)>,
 }
 
@@ -365,6 +372,7 @@ fn as_toml(name: &str, value: &str) -> String {
         | "disk.soft"
         | "disk.hard"
         | "insecure"
+        | "testing.unsynced"
         | "raft.takeover"
         | "raft.snapshot_entries"
         | "raft.keep_entries" => value.to_owned(),
@@ -627,6 +635,11 @@ impl Reading {
             }),
             insecure,
             clock_ahead: self.span("testing.clock_ahead"),
+            sync: if self.parse("testing.unsynced", false, boolean) {
+                Durability::Unsynced
+            } else {
+                Durability::Synced
+            },
             sources: self.values.clone(),
         }
     }

@@ -4,6 +4,7 @@
 //! Not here: what is measured (each part records its own), health over gRPC (`api`).
 
 use std::{
+    collections::BTreeSet,
     io::IsTerminal,
     net::SocketAddr,
     sync::{Arc, OnceLock},
@@ -16,9 +17,13 @@ use axum::{
     http::StatusCode,
     routing::get,
 };
+use futures::future::BoxFuture;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use parking_lot::Mutex;
 use tokio::{net::TcpListener, sync::watch};
 use tracing_subscriber::{EnvFilter, fmt};
+
+use holdfast_raft::log::Durability;
 
 use crate::settings::{LogFormat, Settings};
 
@@ -70,8 +75,23 @@ const SECONDS: [f64; 17] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
     1.0, 2.5, 5.0, 10.0,
 ];
+/// From 10 ms to a month: runs wait for people.
+const LIVES: [f64; 10] = [
+    0.01,
+    0.1,
+    1.0,
+    10.0,
+    60.0,
+    600.0,
+    3_600.0,
+    86_400.0,
+    604_800.0,
+    2_592_000.0,
+];
 /// How many at once: up to a full entry.
 const COUNTS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+/// From a short run to one that is told to fold.
+const JOURNALS: [f64; 8] = [4.0, 16.0, 64.0, 256.0, 1_000.0, 4_000.0, 10_000.0, 50_000.0];
 /// From 1 KiB to 1 GiB.
 const BYTES: [f64; 6] = [
     1024.0,
@@ -82,6 +102,22 @@ const BYTES: [f64; 6] = [
     1_073_741_824.0,
 ];
 
+/// Names of workflows and queues that become labels; each costs memory here and at whoever gathers them.
+const NAMES_MAX: usize = 200;
+
+/// A name as a label: itself, or `other` once too many names have been seen.
+pub fn name_label(name: &str) -> String {
+    static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut seen = SEEN.lock();
+    if !seen.contains(name) {
+        if seen.len() >= NAMES_MAX {
+            return "other".to_owned();
+        }
+        seen.insert(name.to_owned());
+    }
+    name.to_owned()
+}
+
 static METRICS: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
 /// The recorder of this process; none if somebody else has installed one.
@@ -91,8 +127,12 @@ pub fn metrics() -> Option<PrometheusHandle> {
 
 fn install() -> Option<PrometheusHandle> {
     let suffixed = |suffix: &str| Matcher::Suffix(suffix.to_owned());
+    let lives = Matcher::Full("holdfast_run_duration_seconds".to_owned());
+    let journals = Matcher::Full("holdfast_journal_entries".to_owned());
     let builder = PrometheusBuilder::new()
-        .set_buckets_for_metric(suffixed("_seconds"), &SECONDS)
+        .set_buckets_for_metric(lives, &LIVES)
+        .and_then(|it| it.set_buckets_for_metric(journals, &JOURNALS))
+        .and_then(|it| it.set_buckets_for_metric(suffixed("_seconds"), &SECONDS))
         .and_then(|it| it.set_buckets_for_metric(suffixed("_commands"), &COUNTS))
         .and_then(|it| it.set_buckets_for_metric(suffixed("_entries"), &COUNTS))
         .and_then(|it| it.set_buckets_for_metric(suffixed("_bytes"), &BYTES))
@@ -118,7 +158,7 @@ pub trait Probes: Send + Sync + 'static {
     /// Whether it leads a partition.
     fn leads(&self) -> bool;
     /// Brings gauges up to date that are only looked at when asked.
-    fn refresh(&self);
+    fn refresh(&self) -> BoxFuture<'_, ()>;
 }
 
 #[derive(Clone)]
@@ -163,7 +203,7 @@ pub async fn upkeep(mut stop: watch::Receiver<bool>) {
 }
 
 async fn render(State(admin): State<Admin>) -> String {
-    admin.probes.refresh();
+    admin.probes.refresh().await;
     metrics().map(|handle| handle.render()).unwrap_or_default()
 }
 
@@ -218,6 +258,9 @@ pub fn announce(settings: &Settings, api: SocketAddr, peer: SocketAddr, admin: S
         tracing::warn!(
             "insecure: neither authentication nor encryption on any port; keep this network closed"
         );
+    }
+    if settings.sync == Durability::Unsynced {
+        tracing::warn!("testing.unsynced: what is acknowledged is lost with this machine");
     }
     if !settings.clock_ahead.is_zero() {
         tracing::warn!(ahead = ?settings.clock_ahead, "testing.clock_ahead moves this node's wall clock");

@@ -30,8 +30,8 @@ use crate::adapter::pulse::{Digest, Pulses};
 use crate::adapter::settings::Profile;
 use crate::adapter::snapshot::Transfers;
 use crate::error::StorageFault;
-use crate::log::LogBackend;
 use crate::log::rocks::RocksLog;
+use crate::log::{Durability, LogBackend};
 use crate::machine::Machine;
 use crate::peer::connections::{Peers, server};
 use crate::peer::identity::{Door, Member, NodeRef, Reservation};
@@ -39,7 +39,7 @@ use crate::peer::server::{Registry, Service};
 use crate::proposer::Proposer;
 use crate::replica::Replica;
 use crate::seams::{Clock, Entropy, Stamp};
-use crate::state::{GroupState, StateDb};
+use crate::state::{DbFigures, GroupState, StateDb};
 use crate::types::{GroupId, NodeId};
 
 /// What a node's consensus has to know. Checked by `node`.
@@ -55,6 +55,8 @@ pub struct Settings {
     pub takeover: bool,
     /// How much log is kept.
     pub keep: Keep,
+    /// When the log waits for the disk.
+    pub sync: Durability,
     /// How other nodes reach this one, `host:port`.
     pub peer_address: String,
     /// How clients reach this one, `host:port`.
@@ -190,9 +192,9 @@ impl<M: Machine> Groups<M> {
         make: MakeMachine<M>,
         runtime: Handle,
     ) -> Result<Arc<Self>, OpenError> {
-        let (folder, node) = (settings.folder.clone(), settings.node);
+        let (folder, node, sync) = (settings.folder.clone(), settings.node, settings.sync);
         let open = move || {
-            let log = RocksLog::open(&folder, node)?;
+            let log = RocksLog::open_synced(&folder, node, sync)?;
             let db = StateDb::open(&folder, node, log.ident().incarnation)?;
             Ok::<_, StorageFault>((log, db))
         };
@@ -250,6 +252,11 @@ impl<M: Machine> Groups<M> {
     /// The groups of this node; none before the cluster is formed.
     pub fn replicas(&self) -> watch::Receiver<Vec<Replica<M>>> {
         self.replicas.subscribe()
+    }
+
+    /// How the two databases of this node fare.
+    pub fn db_figures(&self) -> [DbFigures; 2] {
+        [self.log.figures(), self.db.figures()]
     }
 
     fn own_member(&self) -> Member {
@@ -320,6 +327,9 @@ impl<M: Machine> Groups<M> {
         let core = Core::build(parts)
             .await
             .map_err(|cause| OpenError::Group { group, cause })?;
+        // A counter that is there from the start tells a first event from a gap.
+        metrics::counter!("holdfast_raft_snapshots_installed_total", "group" => group.0.to_string())
+            .increment(0);
         let hints = core.hints();
         let proposer = Proposer::new(group, Arc::clone(&core), stamp, hints.clone());
         Ok(Replica {

@@ -29,5 +29,5 @@ pub use machine::{Applied, Fault, Machine};
 pub use peer::identity::{Member, NodeRef, Reservation};
 pub use replica::{ChangeError, Freshness, Hint, Replica, Status};
 pub use seams::{Clock, Entropy, Stamp};
-pub use state::{Effects, Overlay, RowSnapshot};
+pub use state::{DbFigures, Effects, Overlay, RowSnapshot};
 pub use types::{EntryKind, GroupId, LogId, NodeId, Position, StoredEntry, Vote};

@@ -126,6 +126,11 @@ impl<M: Machine> Proposer<M> {
         }
     }
 
+    /// Commands that wait to be cut into entries.
+    pub(crate) fn pending(&self) -> usize {
+        self.waiting.lock().commands.len()
+    }
+
     /// Cuts entries until stopped.
     pub(crate) async fn run(self: Arc<Self>) {
         loop {

@@ -178,6 +178,25 @@ impl<M: Machine> Replica<M> {
         self.core.status()
     }
 
+    /// Commands that wait to be cut into entries.
+    pub fn proposals_pending(&self) -> usize {
+        self.proposer.pending()
+    }
+
+    /// About how many bytes a snapshot of it has.
+    pub fn snapshot_bytes(&self) -> u64 {
+        self.state.disk_bytes()
+    }
+
+    /// Whether another replica says that the same entry led to other rows there.
+    pub fn is_disputed(&self) -> bool {
+        let (index, digest) = self.digest();
+        let others = self.peer_digests();
+        others
+            .iter()
+            .any(|(_, theirs)| theirs.index == index && theirs.digest != digest)
+    }
+
     /// On a leader, how long ago a quorum last acknowledged it.
     pub fn quorum_ack_age(&self) -> Option<Duration> {
         self.core.quorum_ack_age()

@@ -142,7 +142,20 @@ pub enum Effect {
         run: RunId,
         /// To what.
         status: Status,
+        /// How its life went, when it is over: for figures.
+        ended: Option<Ended>,
     },
+}
+
+/// How a life of a run went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// What it ran.
+    pub workflow: Name,
+    /// From its start to its end.
+    pub took: Millis,
+    /// Rows of its journal.
+    pub rows: u32,
 }
 
 /// Which session may take a piece of work.

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    effect::Effect,
+    effect::{Effect, Ended},
     ids::{LimitName, Name, Version},
     reply::Status,
     rows::{Class, Fault, Key, Newest, Row, Rows, TypedRows},
@@ -24,10 +24,11 @@ pub fn derive<R: Rows>(turn: &mut Turn<'_, R>) -> Result<(), Fault> {
     for change in changes {
         let before = change.before.as_deref().map(Run::status);
         let after = change.after.as_deref().map(Run::status);
-        let end = match after {
-            None => turn.finished(&change.id)?.map(|it| it.end.status()),
+        let done = match after {
+            None => turn.finished(&change.id)?,
             Some(_) => None,
         };
+        let end = done.as_ref().map(|it| it.end.status());
         let Some(run) = change.after.as_deref().or(change.before.as_deref()) else {
             continue;
         };
@@ -46,6 +47,11 @@ pub fn derive<R: Rows>(turn: &mut Turn<'_, R>) -> Result<(), Fault> {
             turn.effect(Effect::RunChanged {
                 run: change.id,
                 status,
+                ended: done.map(|it| Ended {
+                    workflow: it.workflow.clone(),
+                    took: it.ended.since(it.started),
+                    rows: it.rows.0,
+                }),
             });
         }
     }

@@ -2,6 +2,7 @@
 //! the server: everything goes over the public API.
 
 mod audit;
+mod dice;
 mod look;
 pub mod order;
 mod story;
@@ -34,6 +35,9 @@ pub struct Story {
     /// What is killed while steps are in flight
     #[arg(long, value_enum, default_value = "leader")]
     kill: Kill,
+    /// Repeats which node `--kill loop` kills and when, as it is said in the first line of a story
+    #[arg(long)]
+    seed: Option<u64>,
     /// How many nodes
     #[arg(long, default_value_t = 3)]
     nodes: u16,
@@ -60,6 +64,8 @@ pub enum Kill {
     Follower,
     /// The worker.
     Worker,
+    /// Any node, again and again, until all orders have ended.
+    Loop,
     /// Nothing.
     None,
 }
@@ -193,6 +199,7 @@ impl From<Kill> for &'static str {
             Kill::Leader => "leader",
             Kill::Follower => "follower",
             Kill::Worker => "worker",
+            Kill::Loop => "by chance",
             Kill::None => "nothing",
         }
     }

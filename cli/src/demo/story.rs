@@ -8,15 +8,21 @@ use std::{
 use holdfast::{Client, ClientError, wire};
 use holdfast_jepsen::cluster::{Cluster, ClusterSpec, Process, ProcessSpec, free_port};
 
-use super::{Kill, Story, audit, look, never_formed, order};
+use super::{Kill, Story, audit, dice::Dice, look, never_formed, order};
 use crate::output::{self, Failure};
 
 /// Then the demo explains what is not finished, and fails.
 const WATCHDOG: Duration = Duration::from_secs(120);
+/// A node that was started again serves by then.
+const READY_WITHIN: Duration = Duration::from_secs(20);
 /// Between two probes of the stopwatch.
 const PROBE_EVERY: Duration = Duration::from_millis(20);
 /// How long the shop takes over each call, so that steps are in flight when something is killed.
 const SHOP_LATENCY_MS: u64 = 60;
+/// How long a node is missed after a kill.
+const MISSED: Duration = Duration::from_secs(1);
+/// In a loop of kills, how long a node is missed, and how long the next kill waits, at most and in milliseconds.
+const LOOP_PAUSE_MS_MAX: u64 = 400;
 /// Steps under lease at which something is killed.
 const IN_FLIGHT_MIN: usize = 5;
 
@@ -33,13 +39,20 @@ struct Stage {
 /// Tells it.
 pub async fn tell(story: Story) -> Result<(), Failure> {
     let folder = folder()?;
+    let seed = story
+        .seed
+        .unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
+    let chance = match story.kill {
+        Kill::Loop => format!("   seed {seed}"),
+        Kill::Leader | Kill::Follower | Kill::Worker | Kill::None => String::new(),
+    };
     output::line(format!(
-        "holdfast demo: {} nodes, 1 worker, {} orders      data {}   logs n1.log n2.log n3.log in it",
+        "holdfast demo: {} nodes, 1 worker, {} orders      data {}   logs n1.log n2.log n3.log in it{chance}",
         story.nodes,
         story.orders,
         folder.display()
     ));
-    let told = tokio::time::timeout(WATCHDOG, play(&story, &folder)).await;
+    let told = tokio::time::timeout(WATCHDOG, play(&story, seed, &folder)).await;
     match told {
         Ok(Ok(())) => {
             if !story.keep {
@@ -71,13 +84,17 @@ fn folder() -> Result<PathBuf, Failure> {
     Ok(folder)
 }
 
-async fn play(story: &Story, folder: &Path) -> Result<(), Failure> {
-    let mut stage = set(story, folder).await?;
+async fn play(story: &Story, seed: u64, folder: &Path) -> Result<(), Failure> {
+    let stage = set(story, folder).await?;
     stage.submit().await?;
     let approving = tokio::spawn(approve_all(stage.client.clone(), story.orders));
-    stage.wait_for_in_flight().await?;
-    stage.strike(story.kill).await?;
-    stage.wait_for_ends().await?;
+    if story.kill == Kill::Loop {
+        stage.strike_until_ends(Dice::new(seed)).await?;
+    } else {
+        stage.wait_for_in_flight().await?;
+        stage.strike(story.kill).await?;
+        stage.wait_for_ends().await?;
+    }
     approving.abort();
     look::tell(&stage.audit().await?)?;
     if !story.exit {
@@ -103,10 +120,7 @@ async fn set(story: &Story, folder: &Path) -> Result<Stage, Failure> {
             nodes.ports(1).api
         ));
     }
-    nodes
-        .wait_live(Duration::from_secs(20))
-        .await
-        .map_err(never_formed)?;
+    nodes.wait_live(READY_WITHIN).await.map_err(never_formed)?;
     let client = Client::connect(&nodes.endpoints()).await?;
     let peers = nodes.peers().into_iter();
     let members = peers.map(|peer| wire::InitMember {
@@ -257,32 +271,37 @@ impl Stage {
         }
     }
 
-    async fn strike(&mut self, kill: Kill) -> Result<(), Failure> {
-        let flying = self.in_flight().await?;
+    async fn strike(&self, kill: Kill) -> Result<(), Failure> {
+        let count = u64::try_from(self.nodes.ids().count()).map_err(Failure::error)?;
         let (leader, _) = self.leader().await?;
-        let leader = u16::try_from(leader).map_err(Failure::error)?;
-        let what: &'static str = kill.into();
         match kill {
-            Kill::None => return Ok(()),
-            Kill::Worker => {
-                let pid = self.worker.pid().unwrap_or_default();
-                self.worker.kill9().map_err(Failure::error)?;
-                self.say(format!(
-                    "SIGKILL worker (pid {pid})   {flying} steps were in its hands"
-                ));
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                self.worker.restart().map_err(Failure::error)?;
-                self.say("a new worker has started; the old leases end with their term");
-                return Ok(());
+            Kill::None | Kill::Loop => Ok(()),
+            Kill::Worker => self.strike_worker().await,
+            Kill::Leader => self.strike_node(leader, kill.into(), MISSED).await,
+            Kill::Follower => {
+                self.strike_node(leader % count + 1, kill.into(), MISSED)
+                    .await
             }
-            Kill::Leader | Kill::Follower => {}
         }
-        let count = u16::try_from(self.nodes.ids().count()).map_err(Failure::error)?;
-        let victim = if kill == Kill::Leader {
-            leader
-        } else {
-            leader % count + 1
-        };
+    }
+
+    async fn strike_worker(&self) -> Result<(), Failure> {
+        let flying = self.in_flight().await?;
+        let pid = self.worker.pid().unwrap_or_default();
+        self.worker.kill9().map_err(Failure::error)?;
+        self.say(format!(
+            "SIGKILL worker (pid {pid})   {flying} steps were in its hands"
+        ));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        self.worker.restart().map_err(Failure::error)?;
+        self.say("a new worker has started; the old leases end with their term");
+        Ok(())
+    }
+
+    /// Kills a node, waits for the first write without it, and starts it again.
+    async fn strike_node(&self, victim: u64, what: &str, missed: Duration) -> Result<(), Failure> {
+        let victim = u16::try_from(victim).map_err(Failure::error)?;
+        let flying = self.in_flight().await?;
         let (name, pid) = (
             format!("n{victim}"),
             self.nodes.node(victim).pid().unwrap_or_default(),
@@ -293,9 +312,41 @@ impl Stage {
             "SIGKILL {name} (pid {pid}, {what})   {flying} steps were under lease"
         ));
         self.probe(victim, killed).await?;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(missed).await;
         self.nodes.node(victim).restart().map_err(Failure::error)?;
         self.wait_caught_up(victim, &name).await
+    }
+
+    /// Kills one node after the other until all orders have ended.
+    async fn strike_until_ends(&self, mut dice: Dice) -> Result<(), Failure> {
+        let nodes = self.nodes.ids().count() as u64;
+        let striking = async {
+            loop {
+                let victim = dice.roll(nodes) + 1;
+                let missed = Duration::from_millis(dice.roll(LOOP_PAUSE_MS_MAX));
+                let struck = self.strike_node(victim, Kill::Loop.into(), missed).await;
+                if let Err(failure) = struck {
+                    return failure;
+                }
+                tokio::time::sleep(Duration::from_millis(dice.roll(LOOP_PAUSE_MS_MAX))).await;
+            }
+        };
+        tokio::select! {
+            ended = self.wait_for_ends() => ended?,
+            failure = striking => return Err(failure),
+        }
+        // The last one that was killed may not be back yet.
+        for id in self
+            .nodes
+            .ids()
+            .filter(|id| !self.nodes.node(*id).is_running())
+        {
+            self.nodes.node(id).restart().map_err(Failure::error)?;
+        }
+        self.nodes
+            .wait_ready(READY_WITHIN)
+            .await
+            .map_err(Failure::error)
     }
 
     /// The first acknowledged write after a kill, by the demo's own stopwatch.

@@ -21,7 +21,7 @@ use holdfast_scheduler::{
 };
 
 use super::{Api, describe, freshness, opened, status};
-use crate::{machine::SnapshotRows, partitions::Partition};
+use crate::{machine::SnapshotRows, partitions::Partition, telemetry::name_label};
 
 /// The longest that `Result` waits; a caller asks again.
 const RESULT_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -132,7 +132,7 @@ impl Runs for RunsApi {
                 created,
             } => {
                 if created {
-                    metrics::counter!("holdfast_runs_started_total", "workflow" => workflow)
+                    metrics::counter!("holdfast_runs_started_total", "workflow" => name_label(&workflow))
                         .increment(1);
                 }
                 Ok(v1::StartReply {

@@ -102,6 +102,16 @@ pub trait LogBackend: Send + Sync + 'static {
     fn close(&self);
 }
 
+/// When the log waits for the disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Before anything is completed.
+    #[default]
+    Synced,
+    /// Never: what is completed survives the end of the process, and not that of the machine. For data that nobody keeps.
+    Unsynced,
+}
+
 /// Whose data folder this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ident {

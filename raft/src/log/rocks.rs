@@ -26,8 +26,9 @@ use uuid::Uuid;
 use super::records::{self, Meta};
 use super::tail::{Tail, cost};
 use super::watermark::Watermark;
-use super::{Completion, Ident, LogBackend, LogOp, LogState, Ticket};
+use super::{Completion, Durability, Ident, LogBackend, LogOp, LogState, Ticket};
 use crate::error::StorageFault;
+use crate::state::DbFigures;
 use crate::types::{GroupId, LogId, NodeId, StoredEntry, Vote};
 
 /// Operations waiting for the log-IO thread weigh at most this much; beyond it `submit` waits, which stops that group's
@@ -112,6 +113,18 @@ impl RocksLog {
         Self::open_with(folder, node, abort_on_failure())
     }
 
+    /// As `open`, and waits for the disk as asked.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_synced(
+        folder: &Path,
+        node: NodeId,
+        sync: Durability,
+    ) -> Result<Arc<Self>, StorageFault> {
+        Self::open_as(folder, node, sync, abort_on_failure())
+    }
+
     /// As `open`, with another end than the process's when the disk fails.
     ///
     /// # Errors
@@ -119,6 +132,15 @@ impl RocksLog {
     pub fn open_with(
         folder: &Path,
         node: NodeId,
+        on_failure: OnFailure,
+    ) -> Result<Arc<Self>, StorageFault> {
+        Self::open_as(folder, node, Durability::Synced, on_failure)
+    }
+
+    fn open_as(
+        folder: &Path,
+        node: NodeId,
+        sync: Durability,
         on_failure: OnFailure,
     ) -> Result<Arc<Self>, StorageFault> {
         std::fs::create_dir_all(folder).map_err(|cause| {
@@ -140,6 +162,7 @@ impl RocksLog {
             db: Arc::clone(&db),
             shared: Arc::clone(&shared),
             mark,
+            sync,
             on_failure,
         };
         let thread = std::thread::Builder::new()
@@ -194,6 +217,11 @@ impl RocksLog {
             vote,
             committed,
         })
+    }
+
+    /// How RocksDB fares.
+    pub fn figures(&self) -> DbFigures {
+        DbFigures::of("log", &self.db)
     }
 
     /// The database, for its figures.
@@ -516,6 +544,7 @@ struct LogIo {
     db: Arc<DB>,
     shared: Arc<Shared>,
     mark: Watermark,
+    sync: Durability,
     on_failure: OnFailure,
 }
 
@@ -556,13 +585,16 @@ impl LogIo {
             let sequence = self.db.latest_sequence_number();
             let began = Instant::now();
             self.reached("syncing");
+            let waits = self.sync == Durability::Synced;
             self.db
-                .flush_wal(true)
+                .flush_wal(waits)
                 .map_err(|cause| failed("syncing the log", cause))?;
             metrics::histogram!("holdfast_log_fsync_duration_seconds").record(began.elapsed());
-            self.mark
-                .store(sequence, has_vote)
-                .map_err(|cause| StorageFault::io("writing the watermark", cause))?;
+            if waits {
+                self.mark
+                    .store(sequence, has_vote)
+                    .map_err(|cause| StorageFault::io("writing the watermark", cause))?;
+            }
         }
         metrics::histogram!("holdfast_log_group_commit_entries").record(entries_in(jobs));
         Ok(())

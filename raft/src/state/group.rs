@@ -14,11 +14,11 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
-use rocksdb::{ReadTier, WriteBatch};
+use rocksdb::{Range, ReadTier, WriteBatch};
 use tokio::sync::{oneshot, watch};
 use twox_hash::XxHash3_128;
 
-use super::db::{StateDb, stored_key};
+use super::db::{StateDb, prefix, stored_key};
 use super::effects::{EffectQueue, Effects};
 use super::pointer::{self, Pointer};
 use super::rows::{Held, Overlay, RowSnapshot, Stored, Writes};
@@ -143,6 +143,15 @@ impl<M: Machine> GroupState<M> {
             .membership_at
             .map(|at| (at, pointer.membership.clone()));
         (pointer.last, membership)
+    }
+
+    /// About how many bytes its rows take on disk.
+    pub fn disk_bytes(&self) -> u64 {
+        let generation = self.shared.held.read().pointer.generation;
+        let from = prefix(self.shared.group, generation);
+        let to = prefix(self.shared.group, generation + 1);
+        let sizes = (self.shared.db.db).get_approximate_sizes(&[Range::new(&from, &to)]);
+        sizes.first().copied().unwrap_or_default()
     }
 
     /// The last applied index (0 before the first), as it grows.

@@ -11,7 +11,7 @@ mod pointer;
 mod rows;
 mod transfer;
 
-pub use db::StateDb;
+pub use db::{DbFigures, StateDb};
 pub use effects::{EffectBatch, Effects};
 pub use group::{GroupState, ToApply};
 pub use rows::{Overlay, Row, RowSnapshot};

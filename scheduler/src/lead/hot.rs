@@ -115,6 +115,14 @@ impl Hot {
         self.ready.len()
     }
 
+    /// Since when the longest waiting work of each kind waits for a worker.
+    pub fn oldest_ready(&self) -> impl Iterator<Item = (&Needs, Timestamp)> {
+        self.queues.iter().filter_map(|(needs, waiting)| {
+            let (since, _) = waiting.first()?;
+            Some((needs, *since))
+        })
+    }
+
     /// Live leases.
     pub fn lease_count(&self) -> usize {
         self.leases.len()
