@@ -697,7 +697,11 @@ async fn a_step_that_blocks_beyond_its_timeout_ends_its_worker_and_goes_on_elsew
     let status = stuck.wait_exit(PATIENCE).await.unwrap();
     assert_eq!(status.code(), Some(70), "{}", stuck.log_tail(20));
     let log = stuck.log_tail(20);
-    for word in ["of run hangs", "did not stop before its lease ended", "spawn_blocking"] {
+    for word in [
+        "of run hangs",
+        "did not stop before its lease ended",
+        "spawn_blocking",
+    ] {
         assert!(log.contains(word), "{word}: {log}");
     }
     let diary = town.diary();

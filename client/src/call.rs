@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::stream::{FuturesUnordered, StreamExt};
 use holdfast_proto::v1;
 use parking_lot::Mutex;
 use rand::Rng;
@@ -27,6 +28,11 @@ const TRY_WITHIN: Duration = Duration::from_secs(5);
 const CONNECT_WITHIN: Duration = Duration::from_millis(500);
 const WAIT_FIRST: Duration = Duration::from_millis(10);
 const WAIT_LAST: Duration = Duration::from_millis(300);
+/// A connection on which nothing came for so long is asked for a sign of life …
+const SILENT_FOR: Duration = Duration::from_millis(250);
+/// … and given up without one: a frozen node is left about when the others have elected a new leader. A node that was only
+/// slow is connected to again; nothing is lost, for all is repeated under the same ids.
+const DEAF_AFTER: Duration = Duration::from_millis(500);
 /// What a node says of its leaders is asked again after this long, or as soon as a call fails.
 const TOPOLOGY_FOR: Duration = Duration::from_secs(2);
 
@@ -102,7 +108,7 @@ impl Caller {
         *self.shared.topology.lock() = None;
     }
 
-    /// What the first node that answers knows of the cluster.
+    /// What the first node that answers knows of the cluster. All are asked at once: a frozen one must not hold up the rest.
     pub(crate) async fn topology(&self) -> Result<v1::TopologyReply, ClientError> {
         if let Some((at, topology)) = &*self.shared.topology.lock()
             && at.elapsed() < TOPOLOGY_FOR
@@ -111,33 +117,39 @@ impl Caller {
         }
         let mut last = ClientError::Unavailable("no endpoint".to_owned());
         let mut best: Option<v1::TopologyReply> = None;
-        for to in self.all_addresses() {
-            let asked = async {
-                let channel = self.channel(&to).await?;
-                let mut grpc = v1::cluster_client::ClusterClient::new(channel);
-                let reply = grpc.topology(v1::TopologyRequest {}).await;
-                reply
-                    .map(Response::into_inner)
-                    .map_err(|status| of_status(&status))
-            };
-            match tokio::time::timeout(CONNECT_WITHIN, asked).await {
-                Ok(Ok(topology)) => {
-                    let knows_all =
-                        topology.formed && topology.leaders.iter().all(|it| it.node != 0);
-                    if knows_all {
-                        let known = (Instant::now(), topology.clone());
-                        *self.shared.topology.lock() = Some(known);
-                        return Ok(topology);
-                    }
+        let addresses = self.all_addresses();
+        let mut asked: FuturesUnordered<_> =
+            addresses.iter().map(|to| self.topology_of(to)).collect();
+        while let Some(answer) = asked.next().await {
+            match answer {
+                Ok(topology)
+                    if topology.formed && topology.leaders.iter().all(|it| it.node != 0) =>
+                {
+                    let known = (Instant::now(), topology.clone());
+                    *self.shared.topology.lock() = Some(known);
+                    return Ok(topology);
+                }
+                Ok(topology) => {
                     if best.as_ref().is_none_or(|best| !best.formed) {
                         best = Some(topology);
                     }
                 }
-                Ok(Err(error)) => last = error,
-                Err(_) => last = ClientError::TimedOut,
+                Err(error) => last = error,
             }
         }
         best.ok_or(last)
+    }
+
+    async fn topology_of(&self, to: &str) -> Result<v1::TopologyReply, ClientError> {
+        let asked = async {
+            let mut grpc = v1::cluster_client::ClusterClient::new(self.channel(to).await?);
+            let reply = grpc.topology(v1::TopologyRequest {}).await;
+            reply
+                .map(Response::into_inner)
+                .map_err(|status| of_status(&status))
+        };
+        let answer = tokio::time::timeout(CONNECT_WITHIN, asked).await;
+        answer.unwrap_or(Err(ClientError::TimedOut))
     }
 
     /// Waits until the cluster is formed; answers how many partitions it has.
@@ -300,8 +312,8 @@ fn address(text: &str) -> Result<Endpoint, ClientError> {
         .tcp_nodelay(true)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
-        .http2_keep_alive_interval(Duration::from_secs(1))
-        .keep_alive_timeout(Duration::from_secs(2))
+        .http2_keep_alive_interval(SILENT_FOR)
+        .keep_alive_timeout(DEAF_AFTER)
         .keep_alive_while_idle(true))
 }
 

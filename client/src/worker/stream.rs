@@ -32,7 +32,7 @@ const DRIVES_MAX: u64 = 2_048;
 /// Messages between this task and the connection.
 const OUT_MAX: usize = 4_096;
 /// A node that does not answer a Hello in this time is left for another.
-const WELCOME_WITHIN: Duration = Duration::from_secs(2);
+const WELCOME_WITHIN: Duration = Duration::from_secs(1);
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_LAST: Duration = Duration::from_millis(200);
 /// How much is taken from the queue before the connection is looked at again.

@@ -85,9 +85,13 @@ impl Api {
                     .filter(|it| hop == Hop::First && !it.is_empty() && *it != self.api_address)
                 {
                     Some(leader) => {
-                        self.forward
-                            .call(&leader, partition.group, message, call)
-                            .await
+                        let other = led_by_another(partition);
+                        let call = self.forward.call(&leader, partition.group, message, call);
+                        tokio::select! {
+                            answered = call => answered,
+                            // It may be frozen. Whoever repeats the call reaches the next one.
+                            () = other => Err(status::propose(&ProposeError::Unknown, None)),
+                        }
                     }
                     None => Err(status::propose(&error, partition.leader_address())),
                 }
@@ -109,6 +113,17 @@ impl Api {
             .await
             .map_err(|error| status::read(&error))?;
         Ok((found.map_err(|fault| status::fault(&fault))?, position(at)))
+    }
+}
+
+/// Resolves once this node hears of a newer term than now.
+fn led_by_another(partition: &Partition) -> impl Future<Output = ()> + use<> {
+    let mut hints = partition.replica.watch_leader();
+    let term = hints.borrow_and_update().term;
+    async move {
+        if hints.wait_for(|hint| hint.term != term).await.is_err() {
+            std::future::pending::<()>().await; // the node stops, and its calls end with it
+        }
     }
 }
 
