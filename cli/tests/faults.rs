@@ -22,7 +22,7 @@ mod support;
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use holdfast::{
@@ -75,15 +75,7 @@ async fn work(cx: StepCx, how: String) -> Result<String, StepError> {
         "oversize" => return Ok("x".repeat(300 * 1024)),
         // No await: nothing can stop it but the end of its process.
         "hangs" if is_first => std::thread::sleep(Duration::from_secs(600)),
-        "holds" if is_first => {
-            tokio::select! {
-                () = cx.cancelled() => {
-                    write_down(&cx, "stopped");
-                    return Err(StepError::Stopped);
-                }
-                () = tokio::time::sleep(Duration::from_secs(600)) => {}
-            }
-        }
+        "holds" if is_first => return Err(hold(&cx).await),
         "freezes" if is_first => {
             tokio::time::sleep(Duration::from_millis(500)).await;
             write_down(&cx, "thawed");
@@ -91,6 +83,23 @@ async fn work(cx: StepCx, how: String) -> Result<String, StepError> {
         _ => {}
     }
     Ok(me)
+}
+
+/// Works until it is told to stop, which has to come as soon as nothing is left of the time that it may work.
+async fn hold(cx: &StepCx) -> StepError {
+    let mut over: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            () = cx.cancelled() => break,
+            () = tokio::time::sleep(Duration::from_millis(10)) => {}
+        }
+        if cx.lease_remaining().is_zero() {
+            over.get_or_insert_with(Instant::now);
+        }
+    }
+    let late = over.is_some_and(|at| at.elapsed() > Duration::from_millis(400));
+    write_down(cx, if late { "stopped-late" } else { "stopped" });
+    StepError::Stopped
 }
 
 async fn chain(cx: Cx, links: u32) -> Result<u32, Fail> {
@@ -752,6 +761,18 @@ async fn a_worker_frozen_beyond_its_lease_changes_nothing_when_it_thaws_and_serv
         second.fence > first.fence && second.key == first.key,
         "{diary:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_told_to_leave_while_no_node_answers_leaves() {
+    let town = Town::formed(1).await;
+    let worker = town.worker("shop");
+    town.until_served("shop", 1).await;
+    for id in town.cluster.ids() {
+        town.cluster.node(id).kill9().unwrap();
+    }
+    let status = worker.stop(PATIENCE).await.unwrap();
+    assert!(status.success(), "{status}: {}", worker.log_tail(20));
 }
 
 // ---- exactly where it left off
