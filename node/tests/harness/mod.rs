@@ -254,6 +254,7 @@ impl Cluster {
         let request = v1::ResultRequest {
             run_id: run.into(),
             wait_ms: 15_000,
+            at_least: None,
         };
         self.runs(self.any())
             .result(request)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use holdfast_raft::log::Durability;
 use holdfast_raft::{
     Clock, Entropy, Freshness, GroupId, Groups, Keep, Named, NodeId, OpenError, Position, Profile,
     ProposeError, Replica, Seams, Settings, Stamp, Status,
@@ -219,6 +220,7 @@ impl Node {
             profile: self.how.profile,
             takeover: self.how.takeover,
             keep: self.how.keep,
+            sync: Durability::Synced,
             peer_address: self.address(),
             api_address: "127.0.0.1:1".to_owned(),
             cluster_name: None,
