@@ -20,19 +20,21 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use holdfast_scheduler::{
     apply::apply,
+    entry::LimitSpec,
     ids::*,
     orders::Orders,
     reply::*,
     rows::MemRows,
-    time::Timestamp,
+    time::{Millis, Timestamp},
     values::{
+        limit::Limit,
         run::{Mode, OpenKind, Run},
         step::{self, Phase, TryState},
     },
     views::{self, AnyRun},
 };
-use random::{history, seeds};
-use reference::{Engine, Hold, Life, Stand, Tries, When};
+use random::{Dice, history, seeds};
+use reference::{Engine, Gate, Hold, Life, Stand, Tries, When};
 
 /// A run as both engines can tell it. Texts for people are the core's own.
 #[derive(Debug, PartialEq, Eq)]
@@ -351,4 +353,54 @@ fn the_core_answers_and_shows_what_the_reference_does() {
     panic!(
         "seeds {failed:?} differ; replay one: SEED={seed} cargo test -p holdfast-scheduler --test model"
     );
+}
+
+/// One limit alone, with closings and declarations far more often than runs bring them about.
+#[test]
+fn a_limit_admits_exactly_when_the_reference_does() {
+    for seed in seeds(400) {
+        let mut dice = Dice::new(seed);
+        let mut now = Timestamp(1_000_000);
+        let (mut limit, mut gate) = (Limit::undeclared(now), Gate::default());
+        for n in 0..200 {
+            let longest = dice.pick(&[1, 200, 2_000, 9_000, 70_000]).unwrap();
+            now = now.after(Millis(dice.below(longest)));
+            let admits = limit.admits(now);
+            let context = format!("SEED={seed}, operation {n} at {now}: {limit:?}, {gate:?}");
+            assert_eq!(admits, gate.admits(limit.held, now), "{context}");
+            if let Some(next) = limit.next_admission(now).filter(|_| !admits) {
+                // The bucket fills at the rate of its beginning, and so does the forecast: never too early.
+                let sooner = Timestamp(next.0 - 1).max(now);
+                assert!(
+                    !gate.admits(limit.held, sooner),
+                    "{next} is late, {context}"
+                );
+                assert!(gate.admits(limit.held, next), "{next} is early, {context}");
+            }
+            match dice.below(20) {
+                0 => {
+                    let after = Millis(dice.below(3_000));
+                    limit.close(now, after);
+                    gate.close(now, after);
+                }
+                1 => {
+                    let spec = LimitSpec {
+                        rate: dice
+                            .pick(&[None, Some((8, Millis(1_000))), Some((400, Millis(1_000)))])
+                            .unwrap(),
+                        burst: u32::try_from(dice.below(4)).unwrap(),
+                        concurrency: dice.pick(&[None, Some(1), Some(3)]).unwrap(),
+                    };
+                    limit.redeclare(spec, now);
+                    gate.declare(spec, now);
+                }
+                2..8 if limit.held > 0 => limit.release(),
+                _ if admits => {
+                    limit.take(now);
+                    gate.take(now);
+                }
+                _ => {}
+            }
+        }
+    }
 }

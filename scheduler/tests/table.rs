@@ -604,6 +604,7 @@ fn killer(mut scene: Scene, take: impl Fn(&mut Scene, SessionId)) -> Scene {
     scene
 }
 
+#[expect(clippy::too_many_lines, reason = "a list")]
 fn runs() -> Vec<(&'static str, Scene)> {
     let later = || {
         let mut scene = Scene::new();
@@ -755,6 +756,7 @@ impl At {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a list")]
 fn steps() -> Vec<(&'static str, Scene)> {
     let probe = || Certainty::Reconcile(name("find"));
     let probing = |at: At| {

@@ -145,18 +145,17 @@ impl Limit {
             return Some(now);
         }
         let from = self.closed_until.map_or(now, |until| until.max(now));
-        let Some(flow) = self.flow(from) else {
+        let Some(flow) = self.flow(self.refilled.min(from)) else {
             return Some(from);
         };
-        let (tokens, refilled) = self.tokens_at(now);
-        let lacking = MILLI.saturating_sub(tokens);
+        let lacking = MILLI.saturating_sub(self.tokens_milli);
         let wait = (lacking * flow.per.0).div_ceil(flow.milli);
-        Some(
-            refilled
-                .max(from)
-                .after(Millis(wait))
-                .max(now.after(Millis(1))),
-        )
+        let filled = self.refilled.after(Millis(wait)).max(from);
+        let at = match self.closed_until {
+            Some(until) if !self.has_rate() => filled.min(until.after(self.reopens_for())),
+            _ => filled,
+        };
+        Some(at.max(now.after(Millis(1))))
     }
 
     /// Percent of its rate that it admits at now; 0 while closed, 100 when fully open.
@@ -188,14 +187,21 @@ impl Limit {
             .is_none_or(|most| self.held < most)
     }
 
+    fn has_rate(&self) -> bool {
+        self.spec.is_some_and(|spec| spec.rate.is_some())
+    }
+
+    fn reopens_for(&self) -> Millis {
+        match self.spec {
+            Some(_) => Millis(2 * STAGE.0),
+            None => UNDECLARED_REOPENS_FOR,
+        }
+    }
+
     /// Which stage of reopening `at` lies in; none: never closed, or reopened for good.
     fn stage(&self, at: Timestamp) -> Option<u64> {
         let since = at.since(self.closed_until?);
-        let over = match self.spec {
-            Some(_) => Millis(2 * STAGE.0),
-            None => UNDECLARED_REOPENS_FOR,
-        };
-        (since < over).then_some(since.0 / STAGE.0)
+        (since < self.reopens_for()).then_some(since.0 / STAGE.0)
     }
 
     /// How fast the bucket fills at `at`; none: no rate, everything passes.
@@ -376,6 +382,21 @@ mod tests {
         limit.close(T0, Millis(10_000));
         limit.close(T0.after(Millis(10)), Millis(1));
         assert!(!limit.admits(T0.after(Millis(9_999))));
+    }
+
+    #[test]
+    fn a_limit_declared_anew_while_it_is_closed_is_no_fuller_when_it_reopens() {
+        let mut limit = Limit::declared(per_second(100, 10), T0);
+        limit.close(T0, Millis(2_000));
+        limit.redeclare(per_second(100, 10), T0.after(Millis(100)));
+        let mut unknown = Limit::undeclared(T0);
+        unknown.close(T0, Millis(2_000));
+        unknown.redeclare(per_second(100, 10), T0.after(Millis(100)));
+        for limit in [&mut limit, &mut unknown] {
+            assert!(greedy(limit, T0, 2_001).is_empty());
+            let reopened = T0.after(Millis(2_001));
+            assert_eq!(greedy(limit, reopened, 1_000).len(), 25);
+        }
     }
 
     #[test]

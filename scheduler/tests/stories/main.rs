@@ -940,3 +940,110 @@ impl ReadRows for OnlyLimits<'_> {
         })
     }
 }
+
+#[test]
+fn a_drive_that_was_granted_anew_since_stays_stale_after_the_run_has_ended() {
+    let mut story = Story::new();
+    let (a, b) = (story.worker("a"), story.worker("b"));
+    let id = story.start("order-1");
+    let mut first = story.drive(&id, a);
+    let it = first.next_advance(vec![], vec![charge()]);
+    story.ask(Ask::Advance(it.clone()));
+    story.lose(a);
+    story.drive(&id, b);
+    let stale = Reply::Rejected(Rejected::StaleFence(first.fence));
+    assert_eq!(story.ask(Ask::Advance(it.clone())), stale);
+    let change = story.change(&id, "t");
+    story.ask(Ask::Terminate(change));
+    assert_eq!(story.ask(Ask::Advance(it)), stale);
+}
+
+#[test]
+fn a_quarantine_stays_one_when_a_step_that_must_not_be_repeated_is_lost_with_it() {
+    let mut story = Story::new();
+    let worker = story.worker("w1");
+    let id = story.start("order-1");
+    let mut driven = story.drive(&id, worker);
+    let once = IntentKind::Step(StepSpec {
+        certainty: Certainty::AtMostOnce,
+        ..step("charge")
+    });
+    story.advance(&mut driven, vec![], vec![once]);
+    let mut it = driven.next_advance(vec![], vec![]);
+    let (expected, got) = ("step charge".to_owned(), "step ship".to_owned());
+    let key = it_key();
+    it.trouble = Some(Trouble::Diverged { key, expected, got });
+    story.ask(Ask::Advance(it));
+    assert_eq!(story.status(&id), Status::Quarantined);
+    assert!(story.explain(&id).contains("replay diverged"));
+}
+
+fn it_key() -> StepKey {
+    StepKey {
+        scope: "0".into(),
+        name: "charge".into(),
+        occurrence: 0,
+    }
+}
+
+#[test]
+fn retry_does_not_lift_a_persons_pause_because_a_step_gave_up_meanwhile() {
+    let mut story = Story::new();
+    let worker = story.worker("w1");
+    let id = story.start("order-1");
+    let mut driven = story.drive(&id, worker);
+    let retry = RetryPolicy {
+        max_attempts: Some(1),
+        ..RetryPolicy::default()
+    };
+    let kind = IntentKind::Step(StepSpec {
+        retry,
+        ..step("charge")
+    });
+    story.advance(&mut driven, vec![], vec![kind]);
+    let change = story.change(&id, "p");
+    story.ask(Ask::Pause(change));
+    let fails = driven.fails(0);
+    story.advance(&mut driven, vec![fails], vec![]);
+    assert_eq!(story.explain(&id), "paused by a person: because");
+    let reply = story.ask(Ask::Retry(Retry {
+        run: id.clone(),
+        step: None,
+        request: RequestId::new("r").unwrap(),
+    }));
+    assert_eq!(reply, Reply::Changed(Status::Paused));
+}
+
+#[test]
+fn what_resume_finds_lost_holds_the_run_still_once_more_for_a_person_to_see() {
+    let mut story = Story::new();
+    let worker = story.worker("w1");
+    let id = story.start("order-1");
+    let mut driven = story.drive(&id, worker);
+    let once = IntentKind::Step(StepSpec {
+        certainty: Certainty::AtMostOnce,
+        ..step("charge")
+    });
+    let elsewhere = IntentKind::Step(StepSpec {
+        queue: Some(name("q")),
+        ..step("mail")
+    });
+    story.advance(&mut driven, vec![], vec![once, elsewhere]);
+    // Three workers die of its other step: the run is taken from its driver, and nobody reports the step in flight there.
+    for process in ["p1", "p2", "p3"] {
+        let other = story.worker(process);
+        story.grant(Work::Step(id.clone(), IntentNo(1)), other);
+        story.lose(other);
+    }
+    assert_eq!(story.status(&id), Status::Quarantined);
+    let change = story.change(&id, "r");
+    assert_eq!(
+        story.ask(Ask::Resume(change)),
+        Reply::Changed(Status::Paused)
+    );
+    assert!(story.explain(&id).contains("must not be repeated"));
+    assert_eq!(
+        views::open(&story.rows.run(&id).unwrap().unwrap())[0].state,
+        "held"
+    );
+}
