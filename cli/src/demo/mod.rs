@@ -36,13 +36,13 @@ pub struct Story {
     #[arg(long, value_enum, default_value = "leader")]
     kill: Kill,
     /// Repeats which node `--kill loop` kills and when, as it is said in the first line of a story
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     seed: Option<u64>,
     /// How many nodes
     #[arg(long, default_value_t = 3)]
     nodes: u16,
     /// How many partitions
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, hide_short_help = true)]
     partitions: u32,
     /// From which port on
     #[arg(long, default_value_t = 7100)]
