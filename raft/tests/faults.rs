@@ -17,13 +17,20 @@ use holdfast_raft::{
     Freshness, GroupId, Keep, NodeId, Profile, ProposeError, RowSnapshot, testing,
 };
 use parking_lot::Mutex;
-use support::cluster::{AGAIN, Cluster, How, Load, Node, PATIENCE, Seats, new_id, until};
+use support::cluster::{AGAIN, Cluster, How, Load, Node, PATIENCE, Seats, new_id, until, within};
 use support::{Command, add, count, counted, image, times};
 use tokio_util::sync::CancellationToken;
 
 const GROUP: GroupId = GroupId(1);
 const STREAMS: &str = "holdfast_raft_stream_reconnects_total";
 const INSTALLED: &str = "holdfast_raft_snapshots_installed_total";
+
+/// A lease long enough to append a while without a quorum.
+const PATIENT: Profile = Profile::Custom {
+    heartbeat_ms: 100,
+    election_min_ms: 1_500,
+    election_max_ms: 3_000,
+};
 
 /// So little log is kept that a follower that was away for a moment needs a snapshot.
 fn forgetful() -> How {
@@ -396,6 +403,45 @@ async fn every_proposal_is_answered_once_whatever_becomes_of_its_leader() {
     cluster.agreed(1).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_in_flight_when_a_leader_died_is_answered_as_unknown() {
+    let how = How {
+        profile: PATIENT,
+        ..How::default()
+    };
+    let mut cluster = Cluster::formed_as(1, how).await;
+    cluster.propose(1, &add(new_id())).await;
+    let leader = cluster.leader(1).await;
+    let others = cluster.nodes.iter_mut().filter(|it| it.id != leader);
+    join_all(others.map(Node::kill)).await;
+    let (answer, mut answers) = tokio::sync::mpsc::unbounded_channel();
+    let replica = cluster.node(leader).replica(1);
+    for _ in 0..30 {
+        let answer = answer.clone();
+        let command = Command::Add {
+            id: new_id(),
+            ballast: 100_000,
+        };
+        replica.propose_with(command, move |told| answer.send(told).unwrap());
+    }
+    drop(answer);
+    // Two to an entry, four entries on their way; the others were not appended, and wait.
+    until("entries are on their way", || {
+        replica.status().last_log > replica.status().committed
+    })
+    .await;
+    drop(replica);
+    cluster.node_mut(leader).kill().await;
+    let mut told = Vec::new();
+    while let Some(answer) = within(answers.recv()).await {
+        told.push(answer);
+    }
+    let unknown = told.iter().filter(|it| **it == Err(ProposeError::Unknown));
+    assert!((1..=8).contains(&unknown.count()), "{told:?}");
+    assert_eq!(told.len(), 30, "some were forgotten");
+    assert!(told.iter().all(Result::is_err));
+}
+
 /// One node that keeps little log.
 async fn alone() -> Cluster {
     let how = How {
@@ -494,12 +540,7 @@ async fn forget_the_log(cluster: &Cluster) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_over_a_longer_conflicting_log_leaves_a_node_that_opens_whenever_it_dies() {
     let how = How {
-        // Time enough to append without a quorum.
-        profile: Profile::Custom {
-            heartbeat_ms: 100,
-            election_min_ms: 1_500,
-            election_max_ms: 3_000,
-        },
+        profile: PATIENT,
         ..forgetful()
     };
     let mut cluster = Cluster::formed_as(1, how).await;

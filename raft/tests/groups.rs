@@ -340,6 +340,42 @@ async fn of_two_inits_at_once_at_most_one_genesis_gets_a_log_and_the_other_is_re
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_init_that_was_abandoned_leaves_nothing_behind_in_the_next() {
+    let mut cluster = Cluster::unformed(2, 1, How::default()).await;
+    let picky = How {
+        cluster_name: Some("right".to_owned()),
+        ..How::default()
+    };
+    cluster.another(3, picky).await;
+    let init = |name: &'static str| {
+        let named = cluster.nodes.iter().map(Node::named).collect();
+        cluster.node(1).groups().init(name, 1, named)
+    };
+    let refused = init("wrong").await.unwrap_err();
+    assert!(refused.to_string().contains("\"right\" only"), "{refused}");
+    for id in [1, 2] {
+        let held = cluster.node(id).groups().reservation().unwrap();
+        assert_eq!(held.cluster_id, "wrong");
+        cluster.node(id).groups().abandon().await.unwrap();
+        assert!(cluster.node(id).groups().reservation().is_none());
+    }
+    let again = cluster.node(1).groups().abandon().await.unwrap_err();
+    assert!(again.to_string().contains("no reservation"), "{again}");
+
+    assert!(!init("right").await.unwrap().already);
+    cluster.propose(1, &add(new_id())).await;
+    cluster.agreed(1).await;
+    // Each watches both others, under the genesis that counts now.
+    for node in &cluster.nodes {
+        let replica = node.replica(1);
+        until("it hears the clocks of both", || {
+            replica.clock_offsets_ms().len() == 2
+        })
+        .await;
+    }
+}
+
 async fn init_all(cluster: &Cluster) -> Result<Formed, FormError> {
     let named = cluster.nodes.iter().map(Node::named).collect();
     cluster.node(1).groups().init("test", 1, named).await

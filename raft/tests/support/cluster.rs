@@ -76,6 +76,7 @@ pub struct How {
     pub profile: Profile,
     pub takeover: bool,
     pub seeds: Vec<String>,
+    pub cluster_name: Option<String>,
     pub proxied: bool,
 }
 
@@ -86,6 +87,7 @@ impl Default for How {
             profile: UNHURRIED,
             takeover: true,
             seeds: Vec::new(),
+            cluster_name: None,
             proxied: false,
         }
     }
@@ -223,7 +225,7 @@ impl Node {
             sync: Durability::Synced,
             peer_address: self.address(),
             api_address: "127.0.0.1:1".to_owned(),
-            cluster_name: None,
+            cluster_name: self.how.cluster_name.clone(),
             seeds: self.how.seeds.clone(),
         };
         let seams = Seams {
