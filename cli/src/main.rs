@@ -5,6 +5,9 @@ mod commands;
 mod demo;
 mod output;
 mod parse;
+#[cfg(test)]
+#[cfg(feature = "server")]
+mod snippets;
 
 use std::process::ExitCode;
 
