@@ -46,7 +46,11 @@ struct Shared {
     endpoints: Vec<String>,
     channels: Mutex<HashMap<String, Channel>>,
     topology: Mutex<Option<(Instant, v1::TopologyReply)>>,
+    /// The last question for it, and when it began: callers who wait for the next share one.
+    asking: tokio::sync::Mutex<Option<(Instant, Topology)>>,
 }
+
+type Topology = Result<v1::TopologyReply, ClientError>;
 
 impl Caller {
     pub(crate) fn new(endpoints: Vec<String>) -> Result<Self, ClientError> {
@@ -61,12 +65,12 @@ impl Caller {
     }
 
     fn of(endpoints: Vec<String>) -> Self {
-        let (channels, topology) = (Mutex::default(), Mutex::default());
         Self {
             shared: Arc::new(Shared {
                 endpoints,
-                channels,
-                topology,
+                channels: Mutex::default(),
+                topology: Mutex::default(),
+                asking: tokio::sync::Mutex::default(),
             }),
         }
     }
@@ -108,13 +112,28 @@ impl Caller {
         *self.shared.topology.lock() = None;
     }
 
-    /// What the first node that answers knows of the cluster. All are asked at once: a frozen one must not hold up the rest.
-    pub(crate) async fn topology(&self) -> Result<v1::TopologyReply, ClientError> {
+    /// What the first node that answers knows of the cluster.
+    pub(crate) async fn topology(&self) -> Topology {
         if let Some((at, topology)) = &*self.shared.topology.lock()
             && at.elapsed() < TOPOLOGY_FOR
         {
             return Ok(topology.clone());
         }
+        let called = Instant::now();
+        let mut asking = self.shared.asking.lock().await;
+        if let Some((began, answer)) = &*asking
+            && *began >= called
+        {
+            return answer.clone();
+        }
+        let began = Instant::now();
+        let answer = self.ask_topology().await;
+        *asking = Some((began, answer.clone()));
+        answer
+    }
+
+    /// All are asked at once: a frozen one must not hold up the rest.
+    async fn ask_topology(&self) -> Topology {
         let mut last = ClientError::Unavailable("no endpoint".to_owned());
         let mut best: Option<v1::TopologyReply> = None;
         let addresses = self.all_addresses();
@@ -140,7 +159,7 @@ impl Caller {
         best.ok_or(last)
     }
 
-    async fn topology_of(&self, to: &str) -> Result<v1::TopologyReply, ClientError> {
+    async fn topology_of(&self, to: &str) -> Topology {
         let asked = async {
             let mut grpc = v1::cluster_client::ClusterClient::new(self.channel(to).await?);
             let reply = grpc.topology(v1::TopologyRequest {}).await;
@@ -281,7 +300,8 @@ fn judge(status: &Status) -> Tried {
         Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown => {
             Tried::Next(error)
         }
-        Code::ResourceExhausted if code_of(status).as_deref() == Some("HF1005") => {
+        // Without a code of ours it is the connection's word, not the node's.
+        Code::ResourceExhausted if code_of(status).is_none_or(|code| code == "HF1005") => {
             Tried::Next(error)
         }
         _ => Tried::Final(error),

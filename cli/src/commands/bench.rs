@@ -360,7 +360,12 @@ async fn load(
                     let started = Instant::now();
                     match one_run(&client, steps).await {
                         Ok(()) => found.saturating_record(micros(started)),
-                        Err(_) => errors += 1,
+                        Err(error) => {
+                            if errors == 0 {
+                                output::talk(format!("a run failed: {}", error.message));
+                            }
+                            errors += 1;
+                        }
                     }
                 }
                 (found, errors)

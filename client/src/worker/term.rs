@@ -7,13 +7,15 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, MissedTickBehavior, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::execute::{Executor, STOP_GRACE};
 
-/// How long it may take until a body whose own lease is over is noticed.
+/// A body that heeds its stop is over this long after it was told, on a busy machine too.
+const STOPS_WITHIN: Duration = Duration::from_secs(1);
+/// How long it may take until a body whose own lease is over is noticed; twice in a row it counts.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What the leases of one partition may count on.
@@ -89,12 +91,20 @@ impl Warden {
     /// An attempt's timeout ends its lease while beats go on.
     async fn watch_own_ends(&self) {
         let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut before = Vec::new();
         loop {
             looks.tick().await;
             let overdue = self.executor.overdue(self.partition);
-            if !overdue.is_empty() {
-                (self.outlived)(overdue);
+            let still: Vec<String> = overdue
+                .iter()
+                .filter(|it| before.contains(*it))
+                .cloned()
+                .collect();
+            if !still.is_empty() {
+                (self.outlived)(still);
             }
+            before = overdue;
         }
     }
 
@@ -116,6 +126,7 @@ impl Warden {
     async fn end(&self, term: Option<Term>) {
         if let Some(Term { stop, end }) = term {
             sleep_until(stop.checked_sub(STOP_GRACE).unwrap_or(stop)).await;
+            let told = Instant::now();
             if self.executor.stop_all(Some(self.partition)) > 0 {
                 let partition = self.partition;
                 tracing::warn!(
@@ -123,7 +134,8 @@ impl Warden {
                     "beats are not echoed: steps are stopped before their leases end"
                 );
             }
-            sleep_until(end).await;
+            // A worker that was frozen meanwhile gives its bodies the time to stop before it judges them.
+            sleep_until(end.max(told + STOPS_WITHIN)).await;
             let outlived = self.executor.still_running(self.partition);
             if !outlived.is_empty() {
                 (self.outlived)(outlived);

@@ -159,7 +159,7 @@ impl Cluster {
         ClusterClient::new(self.channel(node))
     }
 
-    /// The node that acts for a partition: it says so itself, by readiness as leader of the epoch it applied.
+    /// The node that leads a partition by its own account, and has shown it by a command that it took.
     pub async fn leader(&self, partition: u32) -> usize {
         let began = Instant::now();
         loop {
@@ -171,7 +171,9 @@ impl Cluster {
                     .leaders
                     .into_iter()
                     .find(|it| it.partition == partition);
-                if leader.is_some_and(|leader| leader.node == it.node().node_id()) {
+                if leader.is_some_and(|leader| leader.node == it.node().node_id())
+                    && self.takes_commands(nth, partition).await
+                {
                     return nth;
                 }
             }
@@ -181,6 +183,19 @@ impl Cluster {
             );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    async fn takes_commands(&self, node: usize, partition: u32) -> bool {
+        let noop = v1::NoopRequest {
+            first: 0,
+            count: 1,
+            payload: bytes::Bytes::new(),
+            partition,
+        };
+        let answers = self.admin(node).noop(tokio_stream::iter([noop])).await;
+        let Ok(answers) = answers else { return false };
+        let answer = answers.into_inner().message().await;
+        answer.is_ok_and(|it| it.is_some_and(|it| it.error.is_empty()))
     }
 
     /// A node that is up and does not lead partition 1.
