@@ -32,7 +32,9 @@ fix: ## formats and applies lints
 bench: ## the figures of docs/benchmarks.md
 	@$(ready)
 	cargo build --release --bin holdfast
-	$(bin) bench raft --local 3
-	$(bin) bench steps --steps 10 --conc 1 --local 3
-	$(bin) bench steps --steps 10 --conc 256 --local 3
+	for conc in 1 64 256; do $(bin) bench raft --conc $$conc --local 3; done
+	for conc in 1 64 256; do $(bin) bench steps --steps 10 --conc $$conc --local 3; done
 	$(bin) bench failover --kills 20 --local 3
+	$(bin) bench failover --kills 20 --pause --local 3
+	$(bin) bench idle --local 3
+	$(bin) bench sleepers --runs 10000 --local 3
