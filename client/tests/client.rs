@@ -4,7 +4,10 @@
 
 mod support;
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use holdfast::{Client, ClientError, Ended, RunError, Signal, Status, View, Workflow, wire};
 use support::{Node, coded, led_by, not_leader};
@@ -83,6 +86,55 @@ async fn a_call_follows_the_leader_and_is_the_same_call_everywhere() {
         two.told.starts.asked()[1..],
         "the same call at both"
     );
+}
+
+#[tokio::test]
+async fn callers_at_once_share_the_question_who_leads() {
+    let node = Node::start().await;
+    let client = Client::connect(&[&node.address]).await.unwrap();
+    let before = node.told.topologies.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(2_100)).await; // what was known by then is asked anew
+    let callers = (0..100).map(|_| client.topology());
+    futures::future::try_join_all(callers).await.unwrap();
+    let asked = node.told.topologies.load(Ordering::Relaxed) - before;
+    assert!((1..=2).contains(&asked), "{asked} times"); // one may be under way as the others come
+}
+
+#[tokio::test]
+async fn a_refusal_by_the_connection_is_no_refusal_by_the_cluster() {
+    let node = Node::start().await;
+    let client = node.client().await;
+    let calm_down = tonic::Status::new(Code::ResourceExhausted, "h2 protocol error");
+    node.told.starts.then(Err(calm_down)).then(Ok(started()));
+    client
+        .start(ORDER, "order-1", "1".to_owned())
+        .await
+        .unwrap();
+    assert_eq!(node.told.starts.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn a_result_is_asked_for_at_the_position_of_its_own_start() {
+    let node = Node::start().await;
+    let client = node.client().await;
+    let position = Some(wire::Position {
+        group: 1,
+        index: 7,
+        slot: 3,
+    });
+    node.told.starts.then(Ok(wire::StartReply {
+        position,
+        ..started()
+    }));
+    node.told
+        .results
+        .then(Ok(run_is(wire::RunStatus::Completed)));
+    let run = client
+        .start(ORDER, "order-1", "1".to_owned())
+        .await
+        .unwrap();
+    run.result().await.unwrap();
+    assert_eq!(node.told.results.asked()[0].at_least, position);
 }
 
 #[tokio::test]

@@ -50,6 +50,8 @@ pub struct Node {
 /// What a node knows, will answer, and was asked.
 pub struct Told {
     pub topology: Mutex<wire::TopologyReply>,
+    /// How often it was asked for that.
+    pub topologies: AtomicUsize,
     pub starts: Script<wire::StartRequest, wire::StartReply>,
     pub gets: Script<wire::GetRequest, wire::GetReply>,
     pub results: Script<wire::ResultRequest, wire::GetReply>,
@@ -120,6 +122,7 @@ impl Node {
         let (attached, streams) = mpsc::unbounded_channel();
         let told = Arc::new(Told {
             topology: Mutex::new(led_by(1, &[&address])),
+            topologies: AtomicUsize::new(0),
             starts: Script::new(),
             gets: Script::new(),
             results: Script::new(),
@@ -412,7 +415,10 @@ calls! {
 
 calls! {
     wire::cluster_server::Cluster { type NoopStream = BoxStream<'static, Result<wire::NoopReply, Status>>; }
-    topology: wire::TopologyRequest => wire::TopologyReply = |told, _| Ok(Response::new(told.topology.lock().clone()));
+    topology: wire::TopologyRequest => wire::TopologyReply = |told, _| {
+        told.topologies.fetch_add(1, Ordering::Relaxed);
+        Ok(Response::new(told.topology.lock().clone()))
+    };
     init: wire::InitRequest => wire::InitReply = unasked;
     status: wire::ClusterStatusRequest => wire::ClusterStatusReply = unasked;
     add: wire::AddNodeRequest => wire::ClusterChangeReply = unasked;
