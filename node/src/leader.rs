@@ -498,7 +498,7 @@ impl Leader {
             },
             FromStream::Alive(work, fence) => Input::Alive(work, fence),
             FromStream::NeedJournal(session, run, fence) => {
-                return self.offer(vec![Offer::Drive(session, run, fence)]).await;
+                return self.offer(vec![Offer::Whole(session, run, fence)]).await;
             }
         };
         self.step(input).await;
@@ -683,6 +683,8 @@ fn all_sessions<R: ReadRows + ?Sized>(rows: &R) -> Result<Vec<Session>, Fault> {
 /// Something to send that has to be made from rows first.
 enum Offer {
     Drive(SessionId, RunId, Fence),
+    /// The same for a worker that has nothing of it any more.
+    Whole(SessionId, RunId, Fence),
     Execute(SessionId, Work, Fence),
     News {
         session: SessionId,
@@ -722,7 +724,7 @@ impl Offer {
             Self::Drive(_, id, _) => {
                 matches!(rows.run(id), Ok(Some(run)) if run.next_seq == Seq(0))
             }
-            Self::Execute(..) | Self::News { .. } | Self::Again(..) => false,
+            Self::Whole(..) | Self::Execute(..) | Self::News { .. } | Self::Again(..) => false,
         }
     }
 
@@ -732,7 +734,8 @@ impl Offer {
         partition: &Partition,
     ) -> Result<Vec<(SessionId, Out)>, Fault> {
         let (session, made) = match self {
-            Self::Drive(session, run, fence) => (session, offers.drive(&run, fence)?),
+            Self::Drive(session, run, fence) => (session, offers.drive(&run, fence, false)?),
+            Self::Whole(session, run, fence) => (session, offers.drive(&run, fence, true)?),
             Self::Execute(session, work, fence) => {
                 (session, offers.execute(&work, fence)?.into_iter().collect())
             }

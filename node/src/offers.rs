@@ -44,10 +44,19 @@ pub struct Offers<'a, R: ?Sized> {
 }
 
 impl<R: ReadRows + ?Sized> Offers<'_, R> {
-    /// A run for its driver, in as many messages as it takes; none if that lease is over.
-    pub fn drive(&self, id: &RunId, fence: Fence) -> Result<Vec<Out>, Fault> {
+    /// A run for its driver, in as many messages as it takes; none if that lease is over. A worker that kept the function
+    /// is sent what is new; should it have let go of it meanwhile, it asks for `whole`.
+    pub fn drive(&self, id: &RunId, fence: Fence, whole: bool) -> Result<Vec<Out>, Fault> {
         let Some((run, session)) = self.driven(id, fence)? else {
             return Ok(Vec::new());
+        };
+        let shown_from = match run.drive {
+            Some(drive) if !whole => drive.shown_from,
+            Some(_) | None => Seq(0),
+        };
+        let input = match shown_from {
+            Seq(0) => self.rows.input(id, run.generation)?.unwrap_or_default(),
+            Seq(_) => Bytes::new(),
         };
         let first = v1::Drive {
             run: id.to_string(),
@@ -55,7 +64,8 @@ impl<R: ReadRows + ?Sized> Offers<'_, R> {
             workflow: run.workflow.to_string(),
             version: run.version.0,
             generation: run.generation.0,
-            input: self.rows.input(id, run.generation)?.unwrap_or_default(),
+            input,
+            first_seq: shown_from.0,
             grants: self.local_grants(&run, session),
             advance: run
                 .last
@@ -66,7 +76,7 @@ impl<R: ReadRows + ?Sized> Offers<'_, R> {
             now_unix_ms: self.now.0,
             ..v1::Drive::default()
         };
-        Ok(self.in_parts(&run, first, self.journal(&run, Seq(0))?))
+        Ok(self.in_parts(&run, first, self.journal(&run, shown_from)?))
     }
 
     /// Splits rows over messages: the first has input and grants, all but the last say that more follows.
@@ -195,7 +205,7 @@ impl<R: ReadRows + ?Sized> Offers<'_, R> {
         match work {
             Work::Run(id) => match held.runs.get(id) {
                 Some((theirs, seen)) if *theirs == fence => self.unseen(id, fence, *seen),
-                Some(_) | None => self.drive(id, fence),
+                Some(_) | None => self.drive(id, fence, false),
             },
             Work::Step(id, intent) | Work::Undo(id, intent) => {
                 if held.steps.get(&(id.clone(), intent.0)) == Some(&fence) {

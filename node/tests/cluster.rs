@@ -145,6 +145,55 @@ async fn after_the_leader_is_killed_a_run_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_keeps_the_function_is_sent_what_is_new_and_the_whole_journal_when_it_asks() {
+    let cluster = Cluster::formed(1).await;
+    let mut worker = cluster.worker(1).await;
+    cluster.start("order-1").await;
+    let drive = worker.drive().await;
+    assert_eq!((drive.first_seq, drive.rows.len()), (0, 0));
+    assert!(!drive.input.is_empty());
+    let wait = intent(
+        0,
+        "approval",
+        v1::intent::Kind::Wait(v1::WaitIntent {
+            signal: "approval".into(),
+            ..v1::WaitIntent::default()
+        }),
+    );
+    let suspended = worker.advance(advance(&drive, 1, vec![], vec![wait])).await;
+    assert_eq!(suspended.outcome(), v1::AdvanceOutcome::Suspended);
+    let mut runs = cluster.runs(cluster.any());
+    runs.signal(approval()).await.unwrap();
+
+    let again = worker.drive().await;
+    assert_eq!(again.first_seq, 1, "the row of the wait is there already");
+    assert!(again.input.is_empty());
+    let [row] = again.rows.as_slice() else {
+        panic!("one row is new: {again:?}");
+    };
+    assert_eq!((row.seq, row.outcomes.len()), (1, 1));
+
+    let need = v1::NeedJournal {
+        run: again.run.clone(),
+        fence: again.fence,
+    };
+    worker.send(From::NeedJournal(need)).await;
+    let whole = worker.drive().await;
+    assert_eq!(whole.fence, again.fence);
+    assert_eq!((whole.first_seq, whole.rows.len()), (0, 2));
+    assert_eq!(whole.input, drive.input);
+}
+
+fn approval() -> v1::SignalRequest {
+    v1::SignalRequest {
+        run_id: "order-1".into(),
+        name: "approval".into(),
+        signal_id: "s1".into(),
+        payload: b"true".as_slice().into(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_advance_gets_its_first_answer() {
     let cluster = Cluster::formed(1).await;
     let mut worker = cluster.worker(1).await;
@@ -172,13 +221,7 @@ async fn a_follower_forwards_what_only_the_leader_can_do_and_reads_for_itself() 
     };
     let got = follower.get(request).await.unwrap().into_inner();
     assert!(got.position.unwrap().index >= started.position.unwrap().index);
-    let signal = v1::SignalRequest {
-        run_id: "order-1".into(),
-        name: "approval".into(),
-        signal_id: "s1".into(),
-        payload: b"true".as_slice().into(),
-    };
-    follower.signal(signal).await.unwrap();
+    follower.signal(approval()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -353,12 +396,7 @@ async fn a_signal_and_a_timer_wake_a_suspended_run() {
         .advance(advance(&drive, 1, vec![], vec![waits]))
         .await;
     assert_eq!(suspended.outcome(), v1::AdvanceOutcome::Suspended);
-    let signal = v1::SignalRequest {
-        run_id: "order-1".into(),
-        name: "approval".into(),
-        signal_id: "s1".into(),
-        payload: b"true".as_slice().into(),
-    };
+    let signal = approval();
     let mut runs = cluster.runs(cluster.any());
     runs.signal(signal.clone()).await.unwrap();
     runs.signal(signal).await.unwrap(); // the same send

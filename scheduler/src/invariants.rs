@@ -72,6 +72,15 @@ fn check_run(run: &Run, broken: &mut Vec<String>) {
     {
         broken.push(format!("run {} is driven under an older fence", run.id));
     }
+    if run
+        .kept
+        .is_some_and(|kept| run.drive.is_some() || kept.shown_from > run.next_seq)
+    {
+        broken.push(format!(
+            "run {} is said to be kept by a worker as it never was",
+            run.id
+        ));
+    }
     if matches!(run.mode, Mode::Quarantined { .. }) && run.drive.is_some() {
         broken.push(format!("run {} is quarantined and driven", run.id));
     }

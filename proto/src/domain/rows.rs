@@ -19,7 +19,7 @@ use holdfast_scheduler::{
     values::{
         limit::Limit,
         run::{
-            Back, Buffered, Drive, Finished, Group, LastAdvance, Mode, Open, OpenKind, Run,
+            Back, Buffered, Drive, Finished, Group, Kept, LastAdvance, Mode, Open, OpenKind, Run,
             Session, VersionRow, Workflow,
         },
         step::{Owed, Phase, Step, StepLease, Tries, TryState},
@@ -145,7 +145,7 @@ fn run_to(it: &Run) -> s::RunRow {
         open: it.open.iter().map(open_to).collect(),
         undos: it.undos.iter().map(owed_to).collect(),
         last: it.last.as_ref().map(last_to),
-        last_session: it.last_session.map(|session| session.0),
+        kept: it.kept.as_ref().map(kept_to),
         suspects: it.suspects.iter().map(ProcessId::to_string).collect(),
         panics: it.panics,
         requests: it.requests.iter().map(RequestId::to_string).collect(),
@@ -181,7 +181,7 @@ fn run_from(it: s::RunRow) -> Result<Run, Undecodable> {
             .map(owed_from)
             .collect::<Result<_, _>>()?,
         last: it.last.map(last_from).transpose()?,
-        last_session: it.last_session.map(SessionId),
+        kept: it.kept.as_ref().map(kept_from),
         suspects: it
             .suspects
             .iter()
@@ -305,6 +305,7 @@ fn drive_to(it: &Drive) -> s::Drive {
         delivery: it.delivery.0,
         seen: it.seen.0,
         unseen_from: it.unseen_from.0,
+        shown_from: it.shown_from.0,
     }
 }
 
@@ -316,6 +317,21 @@ fn drive_from(it: &s::Drive) -> Drive {
         delivery: DeliveryNo(it.delivery),
         seen: DeliveryNo(it.seen),
         unseen_from: Seq(it.unseen_from),
+        shown_from: Seq(it.shown_from),
+    }
+}
+
+fn kept_to(it: &Kept) -> s::Kept {
+    s::Kept {
+        session: it.session.0,
+        shown_from: it.shown_from.0,
+    }
+}
+
+fn kept_from(it: &s::Kept) -> Kept {
+    Kept {
+        session: SessionId(it.session),
+        shown_from: Seq(it.shown_from),
     }
 }
 

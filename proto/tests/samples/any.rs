@@ -13,7 +13,7 @@ use holdfast_scheduler::{
     values::{
         limit::Limit,
         run::{
-            Back, Buffered, Drive, Finished, Group, LastAdvance, Mode, Open, OpenKind, Run,
+            Back, Buffered, Drive, Finished, Group, Kept, LastAdvance, Mode, Open, OpenKind, Run,
             Session, VersionRow, Workflow,
         },
         step::{Owed, Phase, Step, StepLease, Tries, TryState},
@@ -529,6 +529,7 @@ impl Choices {
                 delivery: DeliveryNo(it.n32()),
                 seen: DeliveryNo(it.n32()),
                 unseen_from: Seq(it.n32()),
+                shown_from: Seq(it.n32()),
             }),
             newest_fence: self.maybe(Self::fence),
             next_intent: self.intent_no(),
@@ -545,7 +546,10 @@ impl Choices {
                 tries: it.maybe(Self::tries),
             }),
             last: self.maybe(Self::last),
-            last_session: self.maybe(Self::session),
+            kept: self.maybe(|it| Kept {
+                session: it.session(),
+                shown_from: Seq(it.n32()),
+            }),
             suspects: self.list(Self::process),
             panics: self.n32(),
             requests: self.list(Self::request),

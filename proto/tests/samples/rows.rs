@@ -11,7 +11,7 @@ use holdfast_scheduler::{
     values::{
         limit::Limit,
         run::{
-            Back, Buffered, Drive, Finished, Group, LastAdvance, Mode, Open, OpenKind, Run,
+            Back, Buffered, Drive, Finished, Group, Kept, LastAdvance, Mode, Open, OpenKind, Run,
             Session, VersionRow, Workflow,
         },
         step::{Owed, Phase, Step, StepLease, Tries, TryState},
@@ -350,7 +350,7 @@ fn bare_run(mode: Mode) -> Run {
         open: BTreeMap::new(),
         undos: Vec::new(),
         last: None,
-        last_session: None,
+        kept: None,
         suspects: Vec::new(),
         panics: 0,
         requests: Vec::new(),
@@ -379,6 +379,7 @@ fn full_run() -> Run {
             delivery: DeliveryNo(3),
             seen: DeliveryNo(2),
             unseen_from: Seq(6),
+            shown_from: Seq(4),
         }),
         newest_fence: Some(fence(8)),
         next_intent: IntentNo(12),
@@ -386,7 +387,10 @@ fn full_run() -> Run {
         open: opens(),
         undos: vec![owed(None), owed(Some(tries(TryState::Held)))],
         last: Some(last(AdvanceOutcome::GoesOn)),
-        last_session: Some(SessionId(5 << 16)),
+        kept: Some(Kept {
+            session: SessionId(5 << 16),
+            shown_from: Seq(4),
+        }),
         suspects: vec![ProcessId::new("host-1:77:abc").unwrap()],
         panics: 1,
         requests: vec![RequestId::new("ask-1").unwrap()],

@@ -17,7 +17,7 @@ use crate::{
     rows::{Fault, Key, ReadRows, Row, Rows, TypedRows},
     turn::{Facts, Turn},
     values::{
-        run::{Drive, LastAdvance, OpenKind, Run},
+        run::{Drive, Kept, LastAdvance, OpenKind, Run},
         step::{Phase, Step, Tries, TryState},
     },
 };
@@ -249,7 +249,10 @@ fn advance<R: Rows>(
     let grants = next_grants(turn, run, it, &outcome);
     let outcome = match outcome {
         AdvanceOutcome::GoesOn if deliveries.is_empty() && !run.has_local_work() => {
-            run.drive = None;
+            run.kept = run.drive.take().map(|drive| Kept {
+                session: drive.session,
+                shown_from: run.next_seq,
+            });
             pause_if_nothing_wakes(run);
             AdvanceOutcome::Suspended
         }

@@ -209,7 +209,6 @@ fn expire_drive<R: Rows>(turn: &mut Turn<'_, R>, id: &RunId, fence: Fence) -> Re
         });
     }
     common::lose_drive(turn, &mut run, "the drive did nothing for too long")?;
-    run.last_session = None;
     common::settle(turn, run)?;
     Ok(Reply::Done)
 }

@@ -6,7 +6,7 @@ use crate::{
     commands::common,
     effect::{Effect, Needs},
     entry::{Grant, Work},
-    ids::{DeliveryNo, IntentNo, SessionId},
+    ids::{DeliveryNo, IntentNo, Seq, SessionId},
     reply::{Reply, StepGrant},
     rows::{Fault, Rows, TypedRows},
     turn::Turn,
@@ -59,6 +59,8 @@ pub fn serves(session: &Session, needs: &Needs) -> bool {
 /// The right to drive, and with it each local step that is left open: recovery is one commit.
 fn grant_run<R: Rows>(turn: &mut Turn<'_, R>, run: &mut Run, it: &Grant) {
     let fence = turn.next_fence();
+    // Whoever is not it begins anew, and what it kept is out of date by the next Advance.
+    let kept = run.kept.take().filter(|kept| kept.session == it.session);
     run.drive = Some(Drive {
         session: it.session,
         fence,
@@ -66,10 +68,10 @@ fn grant_run<R: Rows>(turn: &mut Turn<'_, R>, run: &mut Run, it: &Grant) {
         delivery: DeliveryNo(0),
         seen: DeliveryNo(0),
         unseen_from: run.next_seq,
+        shown_from: kept.map_or(Seq(0), |kept| kept.shown_from),
     });
     run.newest_fence = Some(fence);
     run.ready = None;
-    run.last_session = Some(it.session);
     let grants = common::grant_local(turn, run, it.session, it.free_slots);
     turn.effect(Effect::Granted {
         work: it.work.clone(),

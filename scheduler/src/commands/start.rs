@@ -184,7 +184,7 @@ fn begin<R: Rows>(
         open: std::collections::BTreeMap::new(),
         undos: Vec::new(),
         last: None,
-        last_session: None,
+        kept: None,
         suspects: Vec::new(),
         panics: 0,
         requests: Vec::new(),

@@ -111,7 +111,7 @@ pub enum Output {
         /// Its number.
         number: u64,
     },
-    /// Send a run to its driver, journal and all.
+    /// Send a run to its driver, with what it lacks of the journal.
     Drive {
         /// To whom.
         session: SessionId,

@@ -57,8 +57,8 @@ pub struct Run {
     pub undos: Vec<Owed>,
     /// The answer to the last Advance, for its repeat.
     pub last: Option<LastAdvance>,
-    /// Who drove it last: that worker keeps the function.
-    pub last_session: Option<SessionId>,
+    /// Who keeps its suspended function.
+    pub kept: Option<Kept>,
     /// Processes that died under it since its last checkpoint.
     pub suspects: Vec<ProcessId>,
     /// Panics of the function in a row.
@@ -134,6 +134,17 @@ pub struct Drive {
     pub seen: DeliveryNo,
     /// The journal row of the first delivery not named yet.
     pub unseen_from: Seq,
+    /// The first journal row that the driver was not shown before: all of them, unless it kept the function.
+    pub shown_from: Seq,
+}
+
+/// A function that was suspended and stays in its worker, which needs only the journal's newer rows to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Whose.
+    pub session: SessionId,
+    /// The first journal row that it was not shown.
+    pub shown_from: Seq,
 }
 
 /// The answer to the last Advance.
@@ -421,7 +432,7 @@ impl Run {
             let ready = ReadyWork {
                 needs: Needs::Workflow(self.workflow.clone(), self.version),
                 since,
-                prefers: self.last_session,
+                prefers: self.kept.map(|kept| kept.session),
                 alone: self.is_alone(),
             };
             work.push((Work::Run(self.id.clone()), ready));

@@ -19,7 +19,7 @@ use holdfast_scheduler::{
     reply::*,
     rows::{Fault, Key, MemRows, ReadRows, Row, TypedRows},
     time::Millis,
-    values::run::Mode,
+    values::run::{Mode, Run},
     views,
 };
 use story::*;
@@ -155,6 +155,55 @@ fn a_run_with_nothing_to_execute_is_suspended_and_a_timer_makes_it_ready() {
     assert_eq!(story.status(&id), Status::Waiting);
     story.wait(1).fire();
     assert_eq!(story.status(&id), Status::Ready);
+}
+
+#[test]
+fn a_worker_that_kept_the_function_is_preferred_and_needs_only_newer_rows_while_any_other_needs_all()
+ {
+    let mut story = Story::new();
+    let (one, two) = (story.worker("w1"), story.worker("w2"));
+    let id = story.start("order-1");
+    let shown_from = |story: &Story| live(story, &id).drive.unwrap().shown_from;
+    let mut driven = story.drive(&id, one);
+    assert_eq!(shown_from(&story), Seq(0), "nobody had it");
+    story.advance(&mut driven, vec![], vec![wait_for("approval", None)]);
+    let next_seq = live(&story, &id).next_seq;
+    story.signal(&id, "approval", "s1");
+    let preferred = |story: &Story| {
+        let ready = live(story, &id).ready_work();
+        ready[0].1.prefers
+    };
+    assert_eq!(preferred(&story), Some(one));
+    let mut other = story.clone();
+
+    let mut driven = story.drive(&id, one);
+    assert_eq!(
+        shown_from(&story),
+        next_seq,
+        "the signal's row is what is new"
+    );
+    assert!(story.journal(&id).len() > next_seq.0 as usize);
+    story.advance(&mut driven, vec![], vec![wait_for("approval", None)]);
+    story.lose(one);
+    story.signal(&id, "approval", "s2");
+    story.drive(&id, two);
+    assert_eq!(
+        shown_from(&story),
+        Seq(0),
+        "of a lost session nothing is kept"
+    );
+
+    // Driven elsewhere meanwhile, what the first one kept is not built upon again.
+    other.drive(&id, two);
+    assert_eq!(shown_from(&other), Seq(0));
+    other.lose(two);
+    assert_eq!(preferred(&other), None);
+    other.drive(&id, one);
+    assert_eq!(shown_from(&other), Seq(0));
+}
+
+fn live(story: &Story, id: &RunId) -> std::sync::Arc<Run> {
+    story.rows.run(id).unwrap().expect("it is live")
 }
 
 #[test]
