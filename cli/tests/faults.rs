@@ -523,6 +523,10 @@ async fn a_full_disk_refuses_starts_then_changes_and_takes_both_again_when_space
     let plan = Plan {
         nodes: 1,
         folder: Some(&folder),
+        env: &[
+            ("HOLDFAST_DISK__SOFT", "15%"),
+            ("HOLDFAST_DISK__HARD", "5%"),
+        ],
         ..Plan::default()
     };
     let town = Town::founded(plan).await;

@@ -216,6 +216,7 @@ impl Local {
             .prefix("bench-")
             .tempdir_in(cache)?;
         let spec = ClusterSpec::new(std::env::current_exe()?, folder.path())
+            .beside_others()
             .nodes(nodes)
             .port_base(0)
             .env("HOLDFAST_TELEMETRY__LOG", "warn");

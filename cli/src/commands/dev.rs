@@ -89,6 +89,8 @@ impl Dev {
             .set("listen.peer", listen(1))
             .set("listen.admin", listen(2))
             .set("testing.unsynced", matches!(data, Data::Temporary(_)))
+            .set("disk.soft", 2) // a developer's disk is mostly for other things
+            .set("disk.hard", 1)
             .set("telemetry.log", "warn,holdfast_node::telemetry=error");
         let settings = Settings::load(&overrides).map_err(Failure::usage)?;
         telemetry::init_logs(&settings).map_err(Failure::error)?;

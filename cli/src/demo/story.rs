@@ -111,6 +111,7 @@ async fn set(story: &Story, folder: &Path) -> Result<Stage, Failure> {
     let began = Instant::now();
     let program = std::env::current_exe()?;
     let spec = ClusterSpec::new(&program, folder)
+        .beside_others()
         .nodes(story.nodes)
         .port_base(story.port_base);
     let nodes = Cluster::start(spec).map_err(never_formed)?;

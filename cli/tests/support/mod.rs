@@ -76,7 +76,9 @@ impl Town {
         let own = plan.folder.is_none().then(|| tempfile::tempdir().unwrap());
         let folder = plan.folder.map(Path::to_owned);
         let folder = folder.unwrap_or_else(|| own.as_ref().unwrap().path().to_owned());
-        let mut spec = ClusterSpec::new(env!("CARGO_BIN_EXE_holdfast"), &folder).nodes(plan.nodes);
+        let mut spec = ClusterSpec::new(env!("CARGO_BIN_EXE_holdfast"), &folder)
+            .beside_others()
+            .nodes(plan.nodes);
         for (key, value) in plan.env {
             spec = spec.env(key, *value);
         }
