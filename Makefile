@@ -7,8 +7,10 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 # Two steps: a failure inside "eval $(…)" would go unseen.
 ready = scripts/setup; exports=$$(scripts/rocksdb); eval "$$exports"
 bin = "$${CARGO_TARGET_DIR:-target}/release/holdfast"
+jepsen = "$${CARGO_TARGET_DIR:-target}/harness/jepsen"
+harness = cargo build --profile harness -p holdfast-jepsen --bin jepsen
 
-.PHONY: help demo test ci fix format lint bench
+.PHONY: help demo test ci fix format lint bench chaos sim images fuzz
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
 demo: ## three nodes, a worker, 30 orders, the leader killed, an audit (KILL=worker: a worker; STAY=1: stays up afterwards)
@@ -24,11 +26,31 @@ format:
 lint: format ## formatting and lints; writes nothing
 	@$(ready)
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
-ci: lint test demo ## what .ci/run calls; the tidy test is part of test
+ci: lint test demo chaos ## what .ci/run calls; the tidy test is part of test
 fix: ## formats and applies lints
 	@$(ready)
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --all-features --fix --allow-dirty --allow-staged
+chaos: ## random histories of the core, then real processes under faults, judged (PROFILE=ci, night, release)
+	@$(ready)
+	cargo build --release --bin holdfast
+	$(harness)
+	$(jepsen) sim --tier a --seeds 0..100000000 --for $(or $(FOR),45s)
+	$(jepsen) run --bin $(bin) --profile $(or $(PROFILE),ci) --seed $(or $(SEED),42)
+sim: ## random histories of the core (SEEDS=0..100000)
+	@$(ready)
+	$(harness)
+	$(jepsen) sim --tier a --seeds $(or $(SEEDS),0..100000)
+images: ## power cuts at every sync of a recorded node, and damage to its files (IMAGES=1200)
+	@scripts/setup strace
+	$(ready)
+	cargo build --release --bin holdfast
+	$(harness)
+	$(jepsen) images --bin $(bin) --images $(or $(IMAGES),1200)
+fuzz: ## anything at every decoder (FOR=1m of CPU time each)
+	@$(ready)
+	$(harness)
+	$(jepsen) fuzz --for $(or $(FOR),1m)
 bench: ## the figures of docs/benchmarks.md
 	@$(ready)
 	cargo build --release --bin holdfast

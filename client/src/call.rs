@@ -202,6 +202,19 @@ impl Caller {
         }
     }
 
+    /// Where the leader of a partition is by the newest word of any node: one that was cut off still believes in itself, in
+    /// an older term. None if nobody knows one.
+    pub(crate) async fn newest_leader(&self, partition: u32) -> Option<String> {
+        let addresses = self.all_addresses();
+        let asked = addresses.iter().map(|to| self.topology_of(to));
+        let answers = futures::future::join_all(asked).await;
+        let leaders = answers.into_iter().flatten().flat_map(|it| it.leaders);
+        leaders
+            .filter(|it| it.partition == partition && !it.api.is_empty())
+            .max_by_key(|it| it.term)
+            .map(|it| it.api)
+    }
+
     /// The partition of a run: by what stands before the first `~`.
     pub(crate) async fn partition_of(&self, run: &str) -> Result<u32, ClientError> {
         let partitions = u64::from(self.topology().await?.partitions.max(1));

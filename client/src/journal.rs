@@ -81,7 +81,7 @@ impl Journal {
     }
 
     fn record(&mut self, intent: v1::Intent) {
-        self.next_entry = self.next_entry.max(intent.entry + 1);
+        self.next_entry = self.next_entry.max(intent.entry.saturating_add(1));
         let (Some(key), Some(kind)) = (intent.key, intent.kind) else {
             return;
         };

@@ -39,6 +39,9 @@ mod cx;
 mod digest;
 mod endpoints;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod journal;
 mod names;
 mod step_cx;

@@ -358,6 +358,25 @@ async fn a_worker_follows_the_leader_and_keeps_its_session() {
 }
 
 #[tokio::test]
+async fn a_worker_leaves_a_leader_that_echoes_nothing_once_others_have_elected_another() {
+    let (mut one, mut two) = (Node::start().await, Node::start().await);
+    let client = one.client().await;
+    let addresses = [one.address.as_str(), two.address.as_str()];
+    for node in [&one, &two] {
+        *node.told.topology.lock() = led_by(1, &addresses);
+    }
+    let mut elected = led_by(2, &addresses);
+    elected.leaders[0].term = 2;
+    let working = Working::begin(worker(&client, async |_, n| Ok(n)));
+    let cut_off = one.welcomed(3).await;
+    cut_off.deafen(); // and it goes on to believe that it leads
+    *two.told.topology.lock() = elected;
+    let stream = two.welcomed(3).await;
+    assert_eq!(stream.hello.session, 3);
+    tokio::join!(working.ended(), let_go(stream));
+}
+
+#[tokio::test]
 async fn what_a_worker_has_not_registered_goes_back_at_once() {
     let mut node = Node::start().await;
     let client = node.client().await;

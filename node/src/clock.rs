@@ -11,7 +11,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use holdfast_raft::{Clock, Entropy, Stamp};
+use holdfast_raft::{
+    Clock, Entropy, Stamp,
+    seeded::{Bug, armed},
+};
 use holdfast_scheduler::time::Timestamp;
 
 /// The clocks of this machine.
@@ -78,6 +81,14 @@ struct Leading {
 }
 
 impl Leading {
+    /// The time of the rows as a leader reads it.
+    fn read(&self, clock: &dyn Clock) -> u64 {
+        if armed(Bug::TimerOnLocalClock) {
+            return clock.wall_ms();
+        }
+        self.now(clock.mono_ms())
+    }
+
     fn now(&self, mono_ms: u64) -> u64 {
         let elapsed = mono_ms.saturating_sub(self.base_mono_ms);
         let elapsed_signed = i64::try_from(elapsed).unwrap_or(i64::MAX);
@@ -120,7 +131,7 @@ impl GroupClock {
     /// The group clock, if this node acts for the group.
     pub fn now(&self) -> Option<Timestamp> {
         let leading = *self.leading.lock();
-        leading.map(|leading| Timestamp(leading.now(self.clock.mono_ms())))
+        leading.map(|leading| Timestamp(leading.read(&*self.clock)))
     }
 
     /// Begins to move toward the median of the nodes' wall clocks. Returns how far the group clock is ahead of it.
@@ -146,7 +157,7 @@ impl Stamp for GroupClock {
     fn stamp(&self) -> (u64, u64) {
         let leading = *self.leading.lock();
         leading.map_or((0, 0), |leading| {
-            (leading.epoch, leading.now(self.clock.mono_ms()))
+            (leading.epoch, leading.read(&*self.clock))
         })
     }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use holdfast_raft::{Freshness, Groups};
+use holdfast_raft::{Freshness, Groups, Verdict};
 use holdfast_scheduler::{
     effect::Needs,
     reply::Status,
@@ -87,7 +87,7 @@ fn consensus(partition: &Partition) {
         ),
         (
             "holdfast_replica_digest_disputed",
-            u64::from(replica.is_disputed()),
+            u64::from(replica.verdict() != Verdict::InStep),
         ),
     ] {
         gauge!(name, "group" => group.clone()).set(value as f64);

@@ -18,7 +18,9 @@ use tokio::{
 };
 
 use holdfast_proto::v1::{self, to_worker::Message};
-use holdfast_raft::{Clock, Freshness, Hint, Position, ProposeError, ReadError};
+use holdfast_raft::{
+    Clock, Freshness, Hint, Position, ProposeError, ReadError, Verdict, failpoints,
+};
 use holdfast_scheduler::apply::LEVEL_MAX;
 use holdfast_scheduler::{
     effect::{Effect, Ended},
@@ -120,6 +122,8 @@ pub struct Leader {
     claimed: Option<u64>,
     claimed_at: Instant,
     retry_epoch: Option<Instant>,
+    /// Replicas differ and nobody knows who is right: nothing is decided here until somebody does.
+    disputed: bool,
     audit: audit::Audit,
 }
 
@@ -146,6 +150,7 @@ impl Leader {
             claimed: None,
             claimed_at: Instant::now(),
             retry_epoch: None,
+            disputed: false,
             audit: audit::Audit::default(),
         }
     }
@@ -228,6 +233,7 @@ impl Leader {
     fn propose_epoch(&mut self) {
         self.retry_epoch = None;
         let Some(term) = self.claimed else { return };
+        failpoints::reach("lead::before-claim");
         let situation = &self.situation;
         let waited = self.claimed_at.elapsed();
         let anchor = match self.median_wall() {
@@ -273,7 +279,7 @@ impl Leader {
     }
 
     async fn epoch(&mut self, epoch: u64, boot: &Name) {
-        if *boot != self.situation.boot || !self.hint.is_self {
+        if *boot != self.situation.boot || !self.hint.is_self || self.disputed {
             return self.lose();
         }
         // The rows may be further than the epoch; their clock is at least its anchor, and no time came after it.
@@ -281,6 +287,7 @@ impl Leader {
             .look(|rows| Ok(rows.group()?.unwrap_or_default().clock))
             .await;
         let Some(now) = clock else { return };
+        failpoints::reach("lead::after-claim");
         self.partition.clock.lead(epoch, now);
         tracing::info!(group = self.partition.group, epoch, "acts as leader");
         metrics::counter!("holdfast_raft_leader_changes_total", "group" => self.partition.group.to_string())
@@ -504,6 +511,7 @@ impl Leader {
         self.step(input).await;
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm per output")]
     async fn perform(&mut self, outputs: Vec<Output>) {
         let mut offers = Vec::new();
         for output in outputs {
@@ -519,6 +527,7 @@ impl Leader {
                     fence,
                     ..
                 } => {
+                    failpoints::reach("grant::before-send");
                     offers.push(Offer::Drive(session, run, fence));
                 }
                 Output::Execute {
@@ -526,6 +535,7 @@ impl Leader {
                     work,
                     grant,
                 } => {
+                    failpoints::reach("grant::before-send");
                     offers.push(Offer::Execute(session, work, grant.fence));
                 }
                 Output::News {
@@ -613,8 +623,20 @@ impl Leader {
         }
     }
 
+    /// Stops acting while a dispute lasts; the rows that are wrong may be these.
+    async fn look_at_disputes(&mut self) {
+        let disputed = matches!(self.partition.replica.verdict(), Verdict::Disputed(_));
+        let before = std::mem::replace(&mut self.disputed, disputed);
+        match (before, disputed) {
+            (false, true) => self.lose(),
+            (true, false) => self.rebuild().await,
+            _ => {}
+        }
+    }
+
     async fn slow_tick(&mut self) {
         self.publish();
+        self.look_at_disputes().await;
         if self.lead.epoch().is_none() {
             return self.step(Input::Tick).await;
         }

@@ -6,6 +6,8 @@
 //! Not here: rules (`scheduler`), consensus and disk (`raft`), wire forms (`proto`).
 
 pub mod api;
+#[cfg(feature = "chaos")]
+pub mod chaos;
 pub mod clock;
 pub mod disk;
 pub mod figures;
@@ -13,7 +15,11 @@ pub mod leader;
 pub mod machine;
 pub mod offers;
 pub mod partitions;
+#[cfg(feature = "seeded-bugs")]
+pub mod seeded;
 pub mod serve;
 pub mod settings;
+pub mod sound;
 pub mod streams;
+pub mod tap;
 pub mod telemetry;

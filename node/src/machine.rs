@@ -19,12 +19,14 @@ use holdfast_scheduler::{
     bounds,
     effect::Effect,
     entry::{Ask, BecomeLeader, Body, Command, Duty, Entry},
-    ids::{Epoch, LogIndex, RunId, SessionId},
+    ids::{Epoch, IntentNo, LogIndex, RunId, SessionId},
     orders::Orders,
     reply::Reply,
     rows::{self, Key, ReadRows, Row, Rows},
     time::Timestamp,
 };
+
+use crate::tap::GroupTap;
 
 /// What this node puts into the log of a group.
 #[derive(Debug, Clone)]
@@ -68,6 +70,17 @@ const CACHED_ROWS_MAX: usize = 8_192;
 pub struct Engine {
     orders: Orders,
     cache: RefCell<Cache>,
+    tap: Option<GroupTap>,
+}
+
+impl Engine {
+    /// Without rows so far; what it applies is written to `tap`, if there is one.
+    pub fn new(tap: Option<GroupTap>) -> Self {
+        Self {
+            tap,
+            ..Self::default()
+        }
+    }
 }
 
 impl Machine for Engine {
@@ -109,17 +122,32 @@ impl Machine for Engine {
         let mut rows = OverlayRows {
             overlay: rows,
             cache: &self.cache,
+            admitted: self.tap.is_some().then(Vec::new),
         };
         let applied = apply(&mut rows, &mut self.orders, LogIndex(at), &entry)
             .map_err(|fault| Fault(fault.0))?;
+        if let Some(tap) = &mut self.tap {
+            let admitted = rows.admitted.take().unwrap_or_default();
+            tap.entry(&rows, LogIndex(at), &entry, &applied, &admitted)
+                .map_err(|fault| Fault(fault.0))?;
+        }
         Ok(Applied {
             replies: applied.replies,
             effects: applied.effects,
         })
     }
 
+    fn applied(&mut self, at: u64, digest: u128) {
+        if let Some(tap) = &mut self.tap {
+            tap.applied(at, digest);
+        }
+    }
+
     fn rebuild(&mut self, rows: &RowSnapshot<'_>) {
         self.cache = RefCell::default();
+        if let Some(tap) = &mut self.tap {
+            tap.rebuilt(&SnapshotRows(rows));
+        }
         self.orders = Orders::rebuild(&SnapshotRows(rows)).unwrap_or_else(|fault| {
             // Without orders nothing could be applied as the other replicas apply it: this node must not go on.
             panic!("the rows of this replica cannot be read, replace this node: {fault}")
@@ -205,6 +233,28 @@ impl Cache {
 struct OverlayRows<'a, 'o> {
     overlay: &'a mut Overlay<'o>,
     cache: &'a RefCell<Cache>,
+    /// Steps that passed their limits, when somebody wants to know.
+    admitted: Option<Vec<(RunId, IntentNo)>>,
+}
+
+impl OverlayRows<'_, '_> {
+    fn note_admissions(&mut self, key: &Key, row: &Row) {
+        let Row::Run(run) = row else { return };
+        let Some(mut all) = self.admitted.take() else {
+            return;
+        };
+        // What cannot be decoded stops the replica where it is read for a decision.
+        let before = self.get(key).ok().flatten();
+        let was = |intent| match &before {
+            Some(Row::Run(run)) => run.step(intent).is_some_and(|step| step.admitted),
+            _ => false,
+        };
+        let now = run
+            .steps()
+            .filter(|(intent, step)| step.admitted && !was(*intent));
+        all.extend(now.map(|(intent, _)| (run.id.clone(), intent)));
+        self.admitted = Some(all);
+    }
 }
 
 impl ReadRows for OverlayRows<'_, '_> {
@@ -236,6 +286,7 @@ impl ReadRows for OverlayRows<'_, '_> {
 
 impl Rows for OverlayRows<'_, '_> {
     fn put(&mut self, key: &Key, row: &Row) {
+        self.note_admissions(key, row);
         self.overlay.put(keys::encode(key), stored::encode(row));
         if Cache::keeps(key) {
             self.cache.borrow_mut().put(key.clone(), Some(row.clone()));

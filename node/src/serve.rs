@@ -44,6 +44,7 @@ use crate::{
     partitions::{Partition, Partitions, Watchers},
     settings::{STOP_MARGIN_ABOVE_LEASE, Settings},
     streams::Streams,
+    tap::Tap,
     telemetry::{self, Check, Probes},
 };
 
@@ -81,6 +82,15 @@ pub enum ServeError {
     /// The data folder.
     #[error("the data folder {} cannot be written: {cause}; give --data a folder that this user may write", path.display())]
     Folder {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The file of the tap.
+    #[error("the tap {} cannot be written: {cause}", path.display())]
+    Tap {
         /// Which.
         path: PathBuf,
         /// What the system said.
@@ -195,11 +205,12 @@ impl Node {
         drop(telemetry::metrics()); // recorded from the first moment on
         metrics::counter!("holdfast_stale_fence_total").increment(0);
         prepare_folder(&settings)?;
+        let tap = open_tap(&settings)?;
         let (listeners, addresses) = listen(&settings)?;
         // Few threads: a message wakes an idle thread for each hop to another one, and an entry takes a dozen hops.
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let consensus = runtime("holdfast-consensus", (cores / 2).clamp(1, 4))?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(settings.clock_ahead));
+        let clock = clock(&settings)?;
         let clocks = Clocks::new(Arc::clone(&clock));
         let groups = Groups::open(
             raft_settings(&settings, addresses),
@@ -207,7 +218,7 @@ impl Node {
                 clock: Arc::clone(&clock),
                 entropy: Arc::new(SystemEntropy),
             },
-            clocks.machines(),
+            clocks.machines(tap),
             listeners.peer,
             consensus.handle().clone(),
         )
@@ -359,6 +370,31 @@ fn prepare_folder(settings: &Settings) -> Result<(), ServeError> {
     written.map_err(|cause| ServeError::Folder { path, cause })
 }
 
+#[cfg(not(feature = "chaos"))]
+#[expect(clippy::unnecessary_wraps, reason = "the other one may find no thread")]
+fn clock(settings: &Settings) -> Result<Arc<dyn Clock>, ServeError> {
+    Ok(Arc::new(SystemClock::new(settings.clock_ahead)))
+}
+
+#[cfg(feature = "chaos")]
+fn clock(settings: &Settings) -> Result<Arc<dyn Clock>, ServeError> {
+    let real = Arc::new(SystemClock::new(settings.clock_ahead));
+    crate::chaos::clock(real).map_err(|cause| ServeError::System {
+        what: "starting a thread for the clock",
+        cause,
+    })
+}
+
+fn open_tap(settings: &Settings) -> Result<Option<Tap>, ServeError> {
+    let Some(path) = &settings.chaos_tap else {
+        return Ok(None);
+    };
+    Tap::open(path).map(Some).map_err(|cause| ServeError::Tap {
+        path: path.clone(),
+        cause,
+    })
+}
+
 fn listen(settings: &Settings) -> Result<(Listeners, Addresses), ServeError> {
     let bind = |what: &'static str, key: &str, address: SocketAddr| {
         StdListener::bind(address).map_err(|cause| {
@@ -452,9 +488,12 @@ impl Clocks {
         Arc::clone(clocks.entry(group).or_insert_with(make))
     }
 
-    fn machines(&self) -> MakeMachine<Engine> {
+    fn machines(&self, tap: Option<Tap>) -> MakeMachine<Engine> {
         let clocks = self.clone();
-        Arc::new(move |group| (Engine::default(), leader::stamp(&clocks.of(group))))
+        Arc::new(move |group| {
+            let tap = tap.as_ref().map(|tap| tap.of(group.0));
+            (Engine::new(tap), leader::stamp(&clocks.of(group)))
+        })
     }
 }
 

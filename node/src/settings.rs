@@ -31,7 +31,7 @@ const fn key(name: &'static str, default: &'static str, about: &'static str) -> 
     }
 }
 
-const KEYS: [KeyDef; 25] = [
+const KEYS: [KeyDef; 26] = [
     key(
         "node.id",
         "",
@@ -149,6 +149,11 @@ const KEYS: [KeyDef; 25] = [
         "for tests: how far this node's wall clock is moved ahead",
     ),
     key(
+        "testing.chaos_tap",
+        "",
+        "for tests: append what this node applies to this file, one JSON line an entry",
+    ),
+    key(
         "testing.unsynced",
         "false",
         "for data that nobody keeps: acknowledges without waiting for the disk, and loses it with the machine",
@@ -244,6 +249,8 @@ pub struct Settings {
     pub insecure: bool,
     /// For tests: how far the wall clock is moved ahead.
     pub clock_ahead: Duration,
+    /// For tests: where what is applied is written, line by line.
+    pub chaos_tap: Option<PathBuf>,
     /// When the log waits for the disk.
     pub sync: Durability,
     sources: BTreeMap<&'static str, (String, Source)>,
@@ -319,6 +326,31 @@ impl Settings {
         }
     }
 
+    /// Reads the text of a settings file, and nothing else.
+    ///
+    /// # Errors
+    /// As for [`Settings::load`].
+    pub fn parse(text: &str) -> Result<Self, SettingsError> {
+        let mut reading = Reading::default();
+        reading.layers(&Overrides::default());
+        reading.toml(text, Path::new("the text"));
+        let settings = reading.settings();
+        if reading.faults.is_empty() {
+            Ok(settings)
+        } else {
+            Err(SettingsError(reading.faults))
+        }
+    }
+
+    /// Whether both mean the same, wherever their values came from.
+    pub fn means(&self, other: &Self) -> bool {
+        let bare = |it: &Self| Self {
+            sources: BTreeMap::new(),
+            ..it.clone()
+        };
+        bare(self) == bare(other)
+    }
+
     /// The effective settings as TOML, each with its source.
     pub fn dump(&self) -> String {
         let mut text = String::new();
@@ -363,11 +395,9 @@ impl Settings {
 }
 
 fn as_toml(name: &str, value: &str) -> String {
-    match name {
-        "cluster.seeds" => {
-            let seeds: Vec<String> = split(value).map(|seed| format!("{seed:?}")).collect();
-            format!("[{}]", seeds.join(", "))
-        }
+    let text = |value: &str| toml::Value::String(value.to_owned());
+    let value = match name {
+        "cluster.seeds" => toml::Value::Array(split(value).map(text).collect()),
         "node.id"
         | "disk.soft"
         | "disk.hard"
@@ -375,9 +405,16 @@ fn as_toml(name: &str, value: &str) -> String {
         | "testing.unsynced"
         | "raft.takeover"
         | "raft.snapshot_entries"
-        | "raft.keep_entries" => value.to_owned(),
-        _ => format!("{value:?}"),
-    }
+        | "raft.keep_entries" => {
+            let number = value.parse().map(toml::Value::Integer);
+            let truth = value.parse().map(toml::Value::Boolean);
+            number
+                .or(truth)
+                .unwrap_or_else(|_: std::str::ParseBoolError| text(value))
+        }
+        _ => text(value),
+    };
+    value.to_string()
 }
 
 fn split(list: &str) -> impl Iterator<Item = &str> {
@@ -427,6 +464,10 @@ impl Reading {
                 ));
             }
         };
+        self.toml(&text, path);
+    }
+
+    fn toml(&mut self, text: &str, path: &Path) {
         match text.parse::<toml::Table>() {
             Ok(table) => self.table("", &table, path),
             Err(cause) => self.fault(format!("{} is not TOML: {cause}", path.display())),
@@ -635,6 +676,7 @@ impl Reading {
             }),
             insecure,
             clock_ahead: self.span("testing.clock_ahead"),
+            chaos_tap: self.optional("testing.chaos_tap").map(PathBuf::from),
             sync: if self.parse("testing.unsynced", false, boolean) {
                 Durability::Unsynced
             } else {
@@ -814,5 +856,51 @@ mod tests {
         assert!(
             Settings::load(&flags().set("lease.term", "2s").set("lease.beat", "300ms")).is_ok()
         );
+    }
+
+    /// splitmix64.
+    fn roll(state: &mut u64) -> usize {
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut it = *state;
+        it = (it ^ (it >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        it = (it ^ (it >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((it ^ (it >> 31)) >> 1).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_damaged_file_is_settings_or_faults_and_settings_are_written_as_they_are_read() {
+        let good = "insecure = true\n[node]\nid = 7\ndata = \"/data\"\n[cluster]\nseeds = [\"a:1\"]\n[lease]\nterm = \"9s\"\n";
+        let (mut state, mut read) = (1, 0);
+        for _ in 0..2_000 {
+            let mut bytes = good.as_bytes().to_vec();
+            for _ in 0..=roll(&mut state) % 3 {
+                let (at, byte) = (roll(&mut state) % bytes.len(), roll(&mut state));
+                match byte % 3 {
+                    0 => bytes[at] = byte.to_le_bytes()[1] % 128,
+                    1 => bytes.insert(at, byte.to_le_bytes()[1] % 128),
+                    _ => {
+                        bytes.remove(at);
+                    }
+                }
+            }
+            let text = String::from_utf8(bytes).unwrap();
+            match Settings::parse(&text) {
+                Ok(settings) => {
+                    let again = Settings::parse(&settings.dump()).unwrap();
+                    assert!(settings.means(&again), "{}", settings.dump());
+                    read += 1;
+                }
+                Err(faults) => assert!(!faults.0.is_empty()),
+            }
+        }
+        assert!(read > 100, "{read} were settings");
+    }
+
+    #[test]
+    fn a_path_of_any_letters_is_written_as_toml() {
+        let text = "node.id = 1\nnode.data = \"/a\\u0001 \\\"b\\\" \\n\"\n";
+        let settings = Settings::parse(text).unwrap();
+        let again = Settings::parse(&settings.dump()).unwrap();
+        assert_eq!(again.data, Path::new("/a\u{1} \"b\" \n"));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Not here: openraft's and RocksDB's own errors, which end inside their modules.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::types::{GroupId, NodeId};
@@ -102,6 +103,16 @@ pub enum StorageFault {
         /// What the watermark says and what was found.
         cause: String,
     },
+    /// The rows here are not those of a majority (HF6002).
+    #[error(
+        "HF6002: this replica of group {} has other rows than a majority since entry {index} or before; replace this node under a new id", group.0
+    )]
+    Diverged {
+        /// The group.
+        group: GroupId,
+        /// Where it was noticed.
+        index: u64,
+    },
     /// The folder belongs to another node, or is in use.
     #[error("the data folder is not ours: {cause}")]
     NotOurs {
@@ -135,6 +146,15 @@ impl StorageFault {
             what: what.into(),
             cause: cause.to_string(),
         }
+    }
+
+    /// A database that does not open: damaged if it says so, or if a file of it is gone.
+    pub(crate) fn opening(path: &Path, cause: String) -> Self {
+        let damaged = cause.starts_with("Corruption") || cause.contains("No such file");
+        if damaged {
+            return Self::corrupt(path.display().to_string(), cause);
+        }
+        Self::io(format!("opening {}", path.display()), cause)
     }
 }
 

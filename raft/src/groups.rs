@@ -26,9 +26,10 @@ pub use membership::MemberError;
 pub(crate) use upkeep::tend;
 
 use crate::adapter::core::{Core, Parts};
-use crate::adapter::pulse::{Digest, Pulses};
+use crate::adapter::pulse::Pulses;
 use crate::adapter::settings::Profile;
 use crate::adapter::snapshot::Transfers;
+use crate::agreement::Verdict;
 use crate::error::StorageFault;
 use crate::log::rocks::RocksLog;
 use crate::log::{Durability, LogBackend};
@@ -307,12 +308,8 @@ impl<M: Machine> Groups<M> {
         let db = Arc::clone(&self.db);
         let open = tokio::task::spawn_blocking(move || GroupState::open(&db, group, machine)).await;
         let state = open.map_err(|cause| StorageFault::io("opening a group", cause))??;
-        let ours = state.clone();
         let clock = Arc::clone(&self.seams.clock);
-        let pulses = Arc::new(Pulses::new(clock, move || {
-            let (index, digest) = ours.digest();
-            Digest { index, digest }
-        }));
+        let pulses = Pulses::new(clock, self.settings.node, state.digests());
         let parts = Parts {
             group,
             this: self.settings.node,
@@ -321,7 +318,7 @@ impl<M: Machine> Groups<M> {
             peers: Arc::clone(&self.peers),
             log: Arc::clone(&self.log) as Arc<dyn LogBackend>,
             state: Arc::new(state.clone()),
-            pulses,
+            pulses: Arc::new(pulses),
             transfers: Arc::clone(&self.transfers),
         };
         let core = Core::build(parts)
@@ -337,6 +334,7 @@ impl<M: Machine> Groups<M> {
             state,
             proposer,
             hints,
+            verdict: Arc::new(watch::Sender::new(Verdict::InStep)),
         })
     }
 

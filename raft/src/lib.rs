@@ -4,23 +4,31 @@
 //! `log` and `state`, and neither shows in the public interface.
 //! Not here: what commands mean (`node` brings a [`Machine`]), clients' listeners, settings files.
 
+mod agreement;
 pub mod error;
+pub mod failpoints;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod groups;
+pub mod inspect;
 pub mod log;
 pub mod machine;
 pub mod peer;
 pub mod replica;
 pub mod seams;
+pub mod seeded;
 pub mod state;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod types;
 
 mod adapter;
+mod folder;
 mod proposer;
 
-pub use adapter::pulse::Digest;
 pub use adapter::settings::{Figures, Profile, SettingsError};
+pub use agreement::Verdict;
 pub use error::{ProposeError, ReadError, StorageFault};
 pub use groups::{
     FormError, Formed, Groups, Keep, MakeMachine, MemberError, Named, OpenError, Seams, Settings,

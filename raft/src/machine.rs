@@ -51,6 +51,9 @@ pub trait Machine: Send + Sized + 'static {
         entry: &[u8],
     ) -> Result<Applied<Self::Reply, Self::Effect>, Fault>;
 
+    /// The entry at `at` counts, also one that holds no commands; `digest` is the running one after it. Nobody was told yet.
+    fn applied(&mut self, _at: u64, _digest: u128) {}
+
     /// Makes the orders in memory anew from rows: after open and after an installed snapshot.
     fn rebuild(&mut self, rows: &RowSnapshot);
 

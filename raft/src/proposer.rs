@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::adapter::core::{Core, Hint, Outcome};
 use crate::error::ProposeError;
+use crate::failpoints;
 use crate::machine::Machine;
 use crate::seams::Stamp;
 use crate::types::{GroupId, NodeId, Position};
@@ -229,11 +230,13 @@ impl<M: Machine> Proposer<M> {
             Outcome::Applied { index, replies } => {
                 metrics::histogram!("holdfast_raft_commit_duration_seconds", "group" => label.clone())
                     .record(began.elapsed());
+                failpoints::reach("reply::before");
                 match replies.downcast::<Vec<M::Reply>>() {
                     Ok(replies) if replies.len() == dones.len() => {
                         for (slot, (reply, done)) in (0..).zip(replies.into_iter().zip(dones)) {
                             done(Ok((reply, Position { group, index, slot })));
                         }
+                        failpoints::reach("reply::after");
                         "applied"
                     }
                     // A machine that answers fewer than it was asked: nothing is known of any of them.

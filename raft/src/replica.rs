@@ -12,10 +12,12 @@ use holdfast_proto::peer::{self as wire, read_index_reply};
 
 pub use crate::adapter::core::{ChangeError, Hint, Status};
 use crate::adapter::core::{Core, NoReadIndex};
-use crate::error::{ProposeError, ReadError};
+use crate::agreement::Verdict;
+use crate::error::{ProposeError, ReadError, StorageFault};
 use crate::machine::Machine;
 use crate::peer::identity::addressed;
 use crate::proposer::Proposer;
+use crate::seeded::{Bug, armed};
 use crate::state::{Effects, GroupState, RowSnapshot};
 use crate::types::{GroupId, NodeId, Position};
 
@@ -41,6 +43,7 @@ pub struct Replica<M: Machine> {
     pub(crate) state: GroupState<M>,
     pub(crate) proposer: Arc<Proposer<M>>,
     pub(crate) hints: watch::Receiver<Hint>,
+    pub(crate) verdict: Arc<watch::Sender<Verdict>>,
 }
 
 impl<M: Machine> Clone for Replica<M> {
@@ -50,6 +53,7 @@ impl<M: Machine> Clone for Replica<M> {
             state: self.state.clone(),
             proposer: Arc::clone(&self.proposer),
             hints: self.hints.clone(),
+            verdict: Arc::clone(&self.verdict),
         }
     }
 }
@@ -88,9 +92,13 @@ impl<M: Machine> Replica<M> {
         how: Freshness,
         look: impl FnOnce(&RowSnapshot<'_>) -> T + Send + 'static,
     ) -> Result<(T, Position), ReadError> {
+        if let Some(fault @ StorageFault::Diverged { .. }) = self.state.refused() {
+            return Err(ReadError::Storage(fault.clone()));
+        }
         match how {
             Freshness::Stale => {}
             Freshness::AtLeast(index) => self.caught_up(index).await?,
+            Freshness::Linear if armed(Bug::FollowerReadNoBarrier) => {}
             Freshness::Linear => {
                 let index = self.read_index().await?;
                 self.caught_up(index).await?;
@@ -188,13 +196,20 @@ impl<M: Machine> Replica<M> {
         self.state.disk_bytes()
     }
 
-    /// Whether another replica says that the same entry led to other rows there.
-    pub fn is_disputed(&self) -> bool {
-        let (index, digest) = self.digest();
-        let others = self.peer_digests();
-        others
-            .iter()
-            .any(|(_, theirs)| theirs.index == index && theirs.digest != digest)
+    /// What comparing this replica's rows with the others' came to last.
+    pub fn verdict(&self) -> Verdict {
+        *self.verdict.borrow()
+    }
+
+    /// Compares now.
+    pub(crate) fn judge(&self) -> Verdict {
+        let status = self.core.status();
+        let members = status.members.keys().copied().collect();
+        let mut voters = status.voters;
+        if armed(Bug::HashVerdictByLeaderAlone) {
+            voters = vec![status.leader.into_iter().collect()];
+        }
+        self.core.pulses.judge(&voters, &members)
     }
 
     /// On a leader, how long ago a quorum last acknowledged it.
@@ -210,11 +225,6 @@ impl<M: Machine> Replica<M> {
             .into_iter()
             .map(|(_, offset)| offset)
             .collect()
-    }
-
-    /// What the other replicas said last of their state: index and running digest there.
-    pub fn peer_digests(&self) -> Vec<(NodeId, crate::Digest)> {
-        self.core.pulses.digests()
     }
 
     /// The last applied index, and the running digest of all row changes up to it.

@@ -209,6 +209,70 @@ async fn a_flipped_byte_is_found_or_provably_harmless() {
     }
 }
 
+/// The entries of a first life in a table, those of a second in the write-ahead log.
+async fn two_lives() -> TempDir {
+    let live = tempfile::tempdir().unwrap();
+    let log = open(live.path()).unwrap();
+    put(&log, GROUP, LogOp::Vote(vote(7))).await;
+    append(&log, 1, 0..4).await;
+    log.hint_committed(GROUP, log_id(1, 4));
+    append(&log, 1, 4..5).await;
+    drop(log);
+    let log = open(live.path()).unwrap();
+    append(&log, 1, 5..10).await;
+    image(live.path())
+}
+
+/// The newest file of the log's store whose name begins, or ends, like this.
+fn file_of(folder: &Path, part: &str) -> PathBuf {
+    let files = fs::read_dir(folder.join("log")).unwrap();
+    let names = files.map(|it| it.unwrap().path());
+    let ours = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with(part) || name.ends_with(part)
+    };
+    names.filter(ours).max().unwrap()
+}
+
+#[tokio::test]
+async fn a_cut_list_of_tables_never_loses_entries_or_a_vote() {
+    let folder = two_lives().await;
+    let manifest = file_of(folder.path(), "MANIFEST-");
+    let name = manifest.file_name().unwrap();
+    let len = fs::metadata(&manifest).unwrap().len();
+    let mut refused = 0;
+    for len in 0..=len {
+        let copy = image(folder.path());
+        let path = copy.path().join("log").join(name);
+        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.set_len(len).unwrap();
+        match open(copy.path()) {
+            Ok(log) => assert_whole(&log, 10),
+            Err(fault) => {
+                assert_refused(&fault);
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0, "what the list forgets is missed");
+}
+
+#[tokio::test]
+async fn a_damaged_block_is_damage_and_never_a_lock() {
+    let folder = two_lives().await;
+    let table = file_of(folder.path(), ".sst");
+    let mut bytes = fs::read(&table).unwrap();
+    bytes[20] ^= 1; // among the first rows, where the identity lies
+    fs::write(table, bytes).unwrap();
+    let refused = open(folder.path()).err().unwrap();
+    assert!(
+        !matches!(refused, StorageFault::NotOurs { .. }),
+        "{refused}"
+    );
+    let said = refused.to_string();
+    assert!(said.contains("checksum"), "{said}");
+}
+
 #[tokio::test]
 async fn a_log_without_its_watermark_is_refused() {
     let recorded = Recorded::new().await;

@@ -15,6 +15,7 @@ pub mod lead;
 pub mod orders;
 pub mod reply;
 pub mod rows;
+pub mod seeded;
 pub mod time;
 pub mod turn;
 pub mod values;

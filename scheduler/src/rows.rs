@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::{
     ids::{Generation, LimitName, Name, RequestId, RunId, Seq, SessionId, Version},
     reply::{JournalRow, Status},
+    seeded::{self, Bug},
     time::Timestamp,
     values::{
         limit::Limit,
@@ -178,6 +179,33 @@ impl MemRows {
     /// All rows, in key order.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &Row)> {
         self.0.iter()
+    }
+
+    /// Rows from this key on, in key order.
+    pub fn iter_from(&self, from: &Key) -> impl Iterator<Item = (&Key, &Row)> {
+        self.0
+            .range::<Key, _>((Bound::Included(from), Bound::Unbounded))
+    }
+
+    /// As a snapshot carries them to another replica, or to the same one after a restart.
+    #[must_use]
+    pub fn snapshot(&self) -> Self {
+        let mut copy = self.clone();
+        if seeded::armed(Bug::DedupeLostInSnapshot) {
+            copy.0.retain(|key, _| !matches!(key, Key::Seen(..)));
+        }
+        if seeded::armed(Bug::BucketLostInSnapshot) {
+            copy.fill_buckets();
+        }
+        copy
+    }
+
+    fn fill_buckets(&mut self) {
+        for row in self.0.values_mut() {
+            if let Row::Limit(limit) = row {
+                limit.fill();
+            }
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
     orders::Orders,
     reply::{End, JournalRow, Outcome, Reply},
     rows::{Fault, Key, ReadRows, Row, Rows, TypedRows},
+    seeded::{self, Bug},
     time::Timestamp,
     values::{
         limit::Limit,
@@ -124,6 +125,10 @@ impl<'a, R: Rows> Turn<'a, R> {
             }
             Ok(Err(fault)) => Err(fault),
             Err(_) => {
+                if seeded::armed(Bug::PanicKeepsHalfItsRows) {
+                    self.pending.retain(|key, _| !matches!(key, Key::Run(_)));
+                    self.keep()?;
+                }
                 self.pending.clear();
                 self.staged.clear();
                 (self.grants, self.tickets) = (grants, tickets);
@@ -193,7 +198,12 @@ impl<'a, R: Rows> Turn<'a, R> {
     pub fn next_fence(&mut self) -> Fence {
         let slot = u16::try_from(self.grants).expect("512 commands of 128 grants fit 16 bits");
         self.grants += 1;
-        Fence::mint(self.incarnation, self.at, slot)
+        let mut at = self.at;
+        if seeded::armed(Bug::FenceResetOnFailover) {
+            let epoch = self.rows.group().ok().flatten().map_or(0, |it| it.epoch);
+            at = LogIndex(at.0 - epoch);
+        }
+        Fence::mint(self.incarnation, at, slot)
     }
 
     /// A place in a queue behind all others.
@@ -246,7 +256,9 @@ impl<'a, R: Rows> Turn<'a, R> {
             note: None,
         };
         fill(&mut row);
-        run.next_seq.0 += 1;
+        if !seeded::armed(Bug::JournalRowOverwritten) || row.cancel.is_none() {
+            run.next_seq.0 += 1;
+        }
         self.put(
             Key::Journal(run.id.clone(), run.generation, row.seq),
             Row::Journal(row),

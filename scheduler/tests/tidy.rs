@@ -134,6 +134,51 @@ fn foreign_depths(arrows: &[Arrow]) -> Vec<String> {
         .collect()
 }
 
+/// Planted bugs are switched on by a feature of the same name alone: by no default and by no other feature.
+fn reachable_bugs(features: &BTreeMap<String, BTreeMap<String, Vec<String>>>) -> Vec<String> {
+    const BUGS: &str = "seeded-bugs";
+    let mut found = Vec::new();
+    for (package, features) in features {
+        for (feature, parts) in features {
+            let plants = |part: &String| part == BUGS || part.ends_with(&format!("/{BUGS}"));
+            if feature != BUGS && parts.iter().any(plants) {
+                found.push(format!("feature {feature} of {package} plants bugs"));
+            }
+        }
+    }
+    found
+}
+
+/// A dependency that asks for the planted bugs has them in every build.
+fn planting_dependencies(metadata: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let asked = dependency["features"].as_array().unwrap();
+            if asked.iter().any(|feature| feature == "seeded-bugs") {
+                found.push(format!(
+                    "{} plants bugs in {}",
+                    package["name"], dependency["name"]
+                ));
+            }
+        }
+    }
+    found
+}
+
+fn features(metadata: &Value) -> BTreeMap<String, BTreeMap<String, Vec<String>>> {
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    let features = |package: &Value| serde_json::from_value(package["features"].clone()).unwrap();
+    packages
+        .map(|package| {
+            (
+                package["name"].as_str().unwrap().to_string(),
+                features(package),
+            )
+        })
+        .collect()
+}
+
 /// `openraft::` in the adapter and in its own conformance suite, `rocksdb::` in raft, nowhere else.
 fn misplaced_names(source: &Source) -> Vec<String> {
     let places: [(&str, &[&str]); 2] = [
@@ -334,6 +379,15 @@ fn dependencies_point_only_where_the_architecture_says() {
 }
 
 #[test]
+fn planted_bugs_are_out_of_reach_of_what_is_shipped() {
+    let metadata = metadata();
+    let features = features(&metadata);
+    let known = |package: &str| features[package].contains_key("seeded-bugs");
+    assert!(known("holdfast-scheduler") && known("holdfast-jepsen"));
+    none(&[reachable_bugs(&features), planting_dependencies(&metadata)].concat());
+}
+
+#[test]
 fn every_source_file_keeps_the_house_rules() {
     let pages = pages();
     let mut found = Vec::new();
@@ -459,6 +513,30 @@ fn consensus_and_disk_outside_raft_are_found() {
         2
     );
     assert!(misplaced_names(&Source::new("raft/src/adapter/log.rs", planted)).is_empty());
+}
+
+#[test]
+fn a_feature_that_plants_bugs_on_the_way_is_found() {
+    let of = |package: &str, feature: &str, part: &str| {
+        let parts = BTreeMap::from([(feature.to_string(), vec![part.to_string()])]);
+        BTreeMap::from([(package.to_string(), parts)])
+    };
+    let jepsen = "holdfast-jepsen";
+    let through = "holdfast-scheduler/seeded-bugs";
+    assert_eq!(
+        reachable_bugs(&of(jepsen, "default", "seeded-bugs")).len(),
+        1
+    );
+    assert_eq!(reachable_bugs(&of(jepsen, "sim", through)).len(), 1);
+    assert_eq!(
+        reachable_bugs(&of("holdfast-cli", "server", through)).len(),
+        1
+    );
+    assert!(reachable_bugs(&of(jepsen, "seeded-bugs", through)).is_empty());
+    let dependency = serde_json::json!({ "name": "b", "features": ["seeded-bugs"] });
+    let packages =
+        serde_json::json!({ "packages": [{ "name": "a", "dependencies": [dependency] }] });
+    assert_eq!(planting_dependencies(&packages).len(), 1);
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub struct Doctor {
 enum What {
     /// Whether the node at the endpoints answers, for containers
     Healthcheck,
+    #[cfg(feature = "server")]
+    Disk(super::disk::Disk),
 }
 
 impl Doctor {
@@ -55,9 +57,14 @@ impl Doctor {
     /// # Errors
     /// There is trouble, or the node does not answer.
     pub async fn call(self, globals: &Globals) -> Result<(), Failure> {
-        if matches!(self.what, Some(What::Healthcheck)) {
-            super::client(globals).await?.topology().await?;
-            return Ok(());
+        match self.what {
+            Some(What::Healthcheck) => {
+                super::client(globals).await?.topology().await?;
+                return Ok(());
+            }
+            #[cfg(feature = "server")]
+            Some(What::Disk(disk)) => return disk.call(globals.output),
+            None => {}
         }
         let data = self.data.unwrap_or_else(std::env::temp_dir);
         let mut troubles = vec![slow_sync(&data), few_files(), clock_adrift()];

@@ -6,6 +6,8 @@ pub mod cluster;
 pub mod deploy;
 #[cfg(feature = "server")]
 pub mod dev;
+#[cfg(feature = "server")]
+pub mod disk;
 pub mod doctor;
 pub mod limit;
 pub mod run;

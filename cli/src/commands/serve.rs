@@ -15,6 +15,7 @@ use crate::output::{self, Failure};
 #[command(
     after_help = "Examples:\n  holdfast serve --node-id 1 --data /var/lib/holdfast\n  holdfast serve --config node.toml --check-config"
 )]
+#[expect(clippy::struct_excessive_bools, reason = "one per flag")]
 pub struct Serve {
     /// A TOML file
     #[arg(long)]
@@ -40,6 +41,13 @@ pub struct Serve {
     /// Any other setting, as key=value
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    /// For tests: append what this node applies to this file
+    #[arg(long, hide = true, value_name = "FILE")]
+    chaos_tap: Option<PathBuf>,
+    /// For tests: print the failpoints and end
+    #[cfg(feature = "chaos")]
+    #[arg(long, hide = true)]
+    list_failpoints: bool,
     /// Check the settings and end
     #[arg(long)]
     check_config: bool,
@@ -68,6 +76,9 @@ impl Serve {
                 all = all.set(&format!("listen.{name}"), address);
             }
         }
+        if let Some(tap) = &self.chaos_tap {
+            all = all.set("testing.chaos_tap", tap.display());
+        }
         if self.insecure {
             all = all.set("insecure", true);
         }
@@ -84,6 +95,13 @@ impl Serve {
     /// # Errors
     /// The settings are wrong, or the node cannot start or go on: the text says what to do.
     pub fn call(self) -> Result<(), Failure> {
+        #[cfg(feature = "chaos")]
+        if self.list_failpoints {
+            for (name, about) in holdfast_node::chaos::POINTS {
+                output::line(format_args!("{name:26} {about}"));
+            }
+            return Ok(());
+        }
         let settings = Settings::load(&self.overrides()?).map_err(Failure::usage)?;
         if self.dump_config {
             output::line(settings.dump());
@@ -94,6 +112,12 @@ impl Serve {
             return Ok(());
         }
         telemetry::init_logs(&settings).map_err(Failure::error)?;
+        #[cfg(feature = "chaos")]
+        holdfast_node::chaos::arm_failpoints().map_err(Failure::usage)?;
+        #[cfg(feature = "seeded-bugs")]
+        if let Ok(bug) = std::env::var("HOLDFAST_SEEDED_BUG") {
+            holdfast_node::seeded::arm(&bug).map_err(Failure::usage)?;
+        }
         serve::run(settings).map_err(Failure::error)
     }
 }

@@ -40,6 +40,8 @@ pub struct Plan<'a> {
     pub folder: Option<&'a Path>,
     /// Clients and workers find the nodes at proxies.
     pub behind_proxies: bool,
+    /// Each node writes down what it applies.
+    pub taps: bool,
     /// The cluster is formed, and leads itself.
     pub forms: bool,
 }
@@ -52,6 +54,7 @@ impl Default for Plan<'_> {
             env: &[],
             folder: None,
             behind_proxies: false,
+            taps: false,
             forms: true,
         }
     }
@@ -96,6 +99,16 @@ impl Town {
             }
             cluster.wait_live(PATIENCE).await.unwrap();
         }
+        if plan.taps {
+            for id in cluster.ids() {
+                let tap = tap_of(&folder, id).display().to_string();
+                let node = cluster.node(id);
+                node.kill9().unwrap();
+                node.set_env("HOLDFAST_TESTING__CHAOS_TAP", Some(&tap));
+                node.restart().unwrap();
+            }
+            cluster.wait_live(PATIENCE).await.unwrap();
+        }
         let client = Client::connect(&cluster.endpoints()).await.unwrap();
         let town = Self {
             cluster,
@@ -108,6 +121,11 @@ impl Town {
             town.form(plan.partitions).await;
         }
         town
+    }
+
+    /// Where a node writes down what it applies.
+    pub fn tap(&self, id: u16) -> PathBuf {
+        tap_of(&self.folder, id)
     }
 
     async fn form(&self, partitions: u32) {
@@ -241,6 +259,13 @@ impl Town {
     pub async fn result(&self, run: &str) -> Result<serde_json::Value, RunError> {
         self.client.run_json(run).result_within(PATIENCE).await
     }
+}
+
+fn tap_of(folder: &Path, id: u16) -> PathBuf {
+    folder.join(format!(
+        "{}{id}.jsonl",
+        holdfast_jepsen::records::TAP_PREFIX
+    ))
 }
 
 /// The client part of a worker process, from what `Town::worker` gave it.

@@ -101,7 +101,7 @@ impl State {
             return entry;
         }
         let entry = inner.journal.next_entry;
-        inner.journal.next_entry += 1;
+        inner.journal.next_entry = entry.saturating_add(1);
         let step_key = v1::StepKey {
             scope: key.0.clone(),
             name: key.1.clone(),

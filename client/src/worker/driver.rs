@@ -170,7 +170,8 @@ impl Driver {
         self.running.clear();
         self.waiting_grants.clear();
         self.interrupted = false;
-        self.rows = drive.first_seq + u32::try_from(drive.rows.len()).unwrap_or(u32::MAX);
+        let rows = u32::try_from(drive.rows.len()).unwrap_or(u32::MAX);
+        self.rows = drive.first_seq.saturating_add(rows);
         {
             let mut inner = self.state.inner.borrow_mut();
             inner.journal.take(drive.rows);
@@ -257,7 +258,7 @@ impl Driver {
             if row.delivery <= self.seen() {
                 continue; // told before
             }
-            self.rows = self.rows.max(row.seq + 1);
+            self.rows = self.rows.max(row.seq.saturating_add(1));
             let cancel = row.cancel.map(|it| it.message);
             self.deliveries.push_back((
                 row.delivery,
@@ -331,7 +332,7 @@ impl Driver {
             todo.fate = Fate::Return;
             return todo;
         }
-        self.number -= 1;
+        self.number = self.number.saturating_sub(1);
         let mut results = sent.results;
         for outcome in results.iter_mut().filter_map(|it| it.outcome.as_mut()) {
             if !matches!(outcome.kind, Some(Kind::Done(_) | Kind::Stopped(_))) {
@@ -360,7 +361,7 @@ impl Driver {
             .is_some_and(|intent| is_ending(intent.kind.as_ref()));
         let kept = sent.intents.len() - usize::from(ending && deliveries > 0);
         if deliveries == 0 && (kept > 0 || sent.results.iter().any(done)) {
-            self.rows += 1;
+            self.rows = self.rows.saturating_add(1);
         }
     }
 
@@ -432,7 +433,7 @@ impl Driver {
             return;
         }
         self.must_report = !self.unsent.is_empty();
-        self.number += 1;
+        self.number = self.number.saturating_add(1);
         let advance = v1::Advance {
             run: self.state.run.clone(),
             fence: self.fence,

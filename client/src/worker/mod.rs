@@ -1,6 +1,6 @@
 //! `Worker`: registration, and the process that executes workflows and steps.
 
-mod driver;
+pub(crate) mod driver;
 mod execute;
 mod stream;
 mod term;

@@ -6,10 +6,12 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
 
+use futures::future::{Fuse, FusedFuture, FutureExt};
 use holdfast_proto::v1::{self, from_worker::Message as From, to_worker::Message as To};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -124,7 +126,7 @@ impl PartitionStream {
             match self.open(&leader).await {
                 Ok(Opened::Stream(open)) => {
                     wait = RETRY_FIRST;
-                    match self.serve(*open, &mut address).await {
+                    match self.serve(*open, &leader, &mut address).await {
                         Next::Done => return,
                         Next::Again => {}
                     }
@@ -241,13 +243,14 @@ impl PartitionStream {
         open
     }
 
-    async fn serve(&mut self, mut open: Open, moved: &mut Option<String>) -> Next {
+    async fn serve(&mut self, mut open: Open, here: &str, moved: &mut Option<String>) -> Next {
         let unanswered: Vec<v1::Report> = self.reports.values().cloned().collect();
         for report in unanswered {
             if open.send(From::Report(report)).await.is_err() {
                 return Next::Again;
             }
         }
+        let mut newest = pin!(Fuse::terminated());
         loop {
             if open.credit_due && !self.leaving.is_cancelled() {
                 open.credit_due = false;
@@ -273,7 +276,17 @@ impl PartitionStream {
                     }
                 }
                 _ = open.beats.tick() => {
+                    // A leader that lost its quorum echoes nothing, and may not know that others elected a new one.
+                    if open.is_unheard() && newest.is_terminated() {
+                        newest.set(newest_leader(self.caller.clone(), self.partition).fuse());
+                    }
                     if open.send_beat().await.is_err() {
+                        return Next::Again;
+                    }
+                }
+                leader = &mut newest => {
+                    if let Some(leader) = leader.filter(|it| it != here && open.is_unheard()) {
+                        *moved = Some(leader);
                         return Next::Again;
                     }
                 }
@@ -498,6 +511,11 @@ impl Open {
         self.send(From::Beat(v1::Beat { number: self.beat })).await
     }
 
+    /// Whether a beat was sent that has not been echoed.
+    fn is_unheard(&self) -> bool {
+        !self.sent.is_empty()
+    }
+
     /// The term counts from when the echoed beat was sent.
     fn echo(&mut self, number: u64) {
         while let Some((beat, at)) = self.sent.pop_front() {
@@ -507,6 +525,10 @@ impl Open {
             }
         }
     }
+}
+
+async fn newest_leader(caller: Caller, partition: u32) -> Option<String> {
+    caller.newest_leader(partition).await
 }
 
 fn from(message: From) -> v1::FromWorker {

@@ -10,7 +10,10 @@ use holdfast_proto::{
     domain::{rows::status_from, wire},
     v1::{self, runs_client::RunsClient, runs_server::Runs},
 };
-use holdfast_raft::Freshness;
+use holdfast_raft::{
+    Freshness,
+    seeded::{Bug, armed},
+};
 use holdfast_scheduler::{
     entry::{Ask, Change},
     ids::{RunId, Seq, Version},
@@ -164,6 +167,9 @@ impl Runs for RunsApi {
         let id = run_id(&it.run_id)?;
         let partition = self.0.home(&id)?;
         let how = freshness(partition.group, it.stale, it.at_least);
+        if armed(Bug::NotFoundFromFollower) {
+            self.describe_now(&partition, &id)?;
+        }
         self.describe(&partition, &id, how).await.map(Response::new)
     }
 
@@ -302,7 +308,8 @@ impl Runs for RunsApi {
         let (hop, it) = opened(request);
         let signal = wire::signal(it.clone()).map_err(|it| bad(&it))?;
         let partition = self.0.home(&signal.run)?;
-        self.0
+        let sent = self
+            .0
             .ask(
                 &partition,
                 Ask::Signal(signal),
@@ -310,7 +317,16 @@ impl Runs for RunsApi {
                 changed,
                 |channel, request| async move { RunsClient::new(channel).signal(request).await },
             )
-            .await
+            .await;
+        match sent {
+            Err(status)
+                if armed(Bug::SignalDroppedOnChange)
+                    && status.code() == tonic::Code::Unavailable =>
+            {
+                Ok(Response::new(v1::ChangeReply::default()))
+            }
+            sent => sent,
+        }
     }
 
     async fn get_view(
@@ -452,6 +468,9 @@ impl Watching {
                 }
             };
             let summary = reply.run.as_ref().and_then(|run| run.summary.clone());
+            if armed(Bug::WatchResumeOffByOne) && self.shown.is_some() && is_final(&reply) {
+                return None;
+            }
             if summary != self.shown {
                 self.shown = summary;
                 self.over = is_final(&reply);

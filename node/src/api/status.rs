@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use holdfast_proto::domain::wire::{self, BadRequest};
-use holdfast_raft::{ProposeError, ReadError};
+use holdfast_raft::{ProposeError, ReadError, StorageFault};
 use holdfast_scheduler::{reply::Rejected, rows::Fault};
 
 /// Where codes are ours.
@@ -145,6 +145,9 @@ pub fn read(it: &ReadError) -> Status {
             ELECTION_RETRY,
         ),
         ReadError::Stopped => retried(Code::Unavailable, "HF1001", it.to_string(), ELECTION_RETRY),
+        ReadError::Storage(fault @ StorageFault::Diverged { .. }) => {
+            coded(Code::Unavailable, "HF6002", fault.to_string())
+        }
         ReadError::Storage(_) => {
             tracing::error!(error = %it, "rows cannot be read");
             coded(Code::Internal, "HF9001", it.to_string())

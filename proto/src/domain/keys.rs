@@ -170,6 +170,9 @@ impl<'b> Rest<'b> {
             .iter()
             .position(|byte| *byte == 0)
             .ok_or_else(|| bad("a text has no end"))?;
+        if end == 0 {
+            return Err(bad("a text is empty")); // only ever where a scan begins, never stored
+        }
         let (text, rest) = self.0.split_at(end);
         self.0 = &rest[1..];
         std::str::from_utf8(text).map_err(|_| bad("a text is not UTF-8"))
@@ -266,6 +269,13 @@ mod tests {
         let in_order = bytes.clone();
         bytes.sort();
         assert_eq!(bytes, in_order);
+    }
+
+    #[test]
+    fn a_key_with_an_empty_text_is_no_stored_one() {
+        let found = [12, 0, 229, 0, 0, 2]; // a version of the workflow of no name
+        assert!(decode(&found).is_err());
+        assert!(decode(&[2, 0]).is_err());
     }
 
     #[test]

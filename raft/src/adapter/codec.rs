@@ -348,6 +348,7 @@ mod tests {
             wall_ms: 1,
             applied: 2,
             digest: bytes::Bytes::from_static(b"digest"),
+            said: Vec::new(),
         }
     }
 

@@ -14,7 +14,9 @@ use holdfast_proto::peer as wire;
 
 use crate::adapter::codec::{self, Malformed};
 use crate::adapter::core::{Core, NoReadIndex};
+use crate::failpoints;
 use crate::peer::server::GroupService;
+use crate::seeded::{Bug, armed};
 use crate::types::NodeId;
 
 type Replies = Pin<Box<dyn Stream<Item = Result<wire::Appended, Status>> + Send + 'static>>;
@@ -45,7 +47,10 @@ impl GroupService for Arc<Core> {
             .raft
             .stream_append(asks)
             .map(move |result| match result {
-                Ok(result) => Ok(codec::appended_to_wire(&result, pulses.ours())),
+                Ok(result) => {
+                    failpoints::reach("append::before-reply");
+                    Ok(codec::appended_to_wire(&result, pulses.ours()))
+                }
                 Err(fatal) => Err(ended(fatal)),
             });
         Box::pin(replies)
@@ -59,7 +64,8 @@ impl GroupService for Arc<Core> {
         let Some(result) = as_stream_result(reply, prev) else {
             return Err(Status::internal("a conflict with nothing"));
         };
-        Ok(codec::appended_to_wire(&result, self.pulses.ours()))
+        let pulse = self.pulses.ours_with_digests();
+        Ok(codec::appended_to_wire(&result, pulse))
     }
 
     async fn vote(&self, ask: wire::VoteAsk) -> Result<wire::VoteReply, Status> {
@@ -70,7 +76,8 @@ impl GroupService for Arc<Core> {
 
     async fn pre_vote(&self, ask: wire::VoteAsk) -> Result<wire::VoteReply, Status> {
         let ask = codec::vote_ask_from_wire(ask).map_err(|bad| malformed(&bad))?;
-        let reply = self.raft.pre_vote(ask).await.map_err(ended)?;
+        let mut reply = self.raft.pre_vote(ask).await.map_err(ended)?;
+        reply.vote_granted |= armed(Bug::PrevoteAlwaysGrants);
         Ok(codec::vote_reply_to_wire(&reply, self.pulses.ours()))
     }
 

@@ -20,6 +20,7 @@ use crate::adapter::types::{
 use crate::error::StorageFault;
 use crate::log::{LogBackend, LogOp};
 use crate::machine::Machine;
+use crate::seeded::{Bug, armed};
 use crate::state::{self, GroupState, SnapData, SnapMeta, Staged, Staging};
 use crate::types::{GroupId, LogId, StoredEntry};
 
@@ -122,10 +123,12 @@ impl Sm {
 fn to_apply(entry: CoreEntry, responder: Option<ApplyResponder<Types>>) -> ToApply {
     let done: Option<Done> =
         responder.map(|it| Box::new(move |replies| it.send(Answer::new(replies))) as Done);
-    ToApply {
-        entry: stored_entry(entry),
-        done,
+    let entry = stored_entry(entry);
+    if armed(Bug::ResponderForgotten) && entry.id.index.is_multiple_of(64) {
+        std::mem::forget(done);
+        return ToApply { entry, done: None };
     }
+    ToApply { entry, done }
 }
 
 impl RaftStateMachine<Types> for Sm {

@@ -30,6 +30,7 @@ use crate::adapter::types::{CoreSnapshot, CoreVote, Types};
 use crate::peer::connections::{Peer, Peers};
 use crate::peer::identity::{Member, addressed};
 use crate::peer::stream::{Broken, outstanding, pair_in_order};
+use crate::seeded::{Bug, armed};
 use crate::state::SnapData;
 use crate::types::{GroupId, NodeId};
 
@@ -110,7 +111,7 @@ impl Client {
         ttl: Duration,
     ) -> Rpc<StreamAppendResult<Types>> {
         let (peer, address) = self.reach()?;
-        let beat = codec::append_to_wire(ask, self.pulses.ours());
+        let beat = codec::append_to_wire(ask, self.pulses.ours_with_digests());
         let mut grpc = peer.consensus();
         let reply = grpc
             .heartbeat(addressed(beat, address))
@@ -127,7 +128,14 @@ impl Client {
         let (peer, address) = self.reach()?;
         let (requests, account) = outstanding(input);
         let pulses = Arc::clone(&self.pulses);
-        let frames = requests.map(move |ask| codec::append_to_wire(ask, pulses.ours()));
+        let (claim, claimed) = futures::channel::mpsc::unbounded();
+        let frames = requests.map(move |ask| {
+            if armed(Bug::AckBeforeCommit) {
+                let last = ask.entries.last().map(|entry| entry.log_id);
+                drop(claim.unbounded_send(Ok(Ok(last.or(ask.prev_log_id)))));
+            }
+            codec::append_to_wire(ask, pulses.ours())
+        });
         let mut grpc = peer.consensus();
         let call = grpc
             .append_stream(addressed(frames, address))
@@ -143,6 +151,12 @@ impl Client {
             pulses.heard(&peer, reply.pulse.as_ref());
             codec::appended_from_wire(reply).map_err(|bad| network(&bad))
         });
+        if armed(Bug::AckBeforeCommit) {
+            tokio::spawn(
+                paired.for_each(|_: Rpc<StreamAppendResult<Types>>| futures::future::ready(())),
+            );
+            return Ok(claimed.boxed());
+        }
         Ok(paired.boxed())
     }
 }

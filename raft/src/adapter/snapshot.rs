@@ -303,7 +303,7 @@ fn block_to_wire(block: Block) -> wire::SnapshotBlock {
     }
 }
 
-fn block_from_wire(block: wire::SnapshotBlock) -> Block {
+pub(crate) fn block_from_wire(block: wire::SnapshotBlock) -> Block {
     let wire::SnapshotBlock {
         rows,
         crc,
@@ -328,7 +328,7 @@ fn trailer_to_wire(it: &Trailer) -> wire::SnapshotTrailer {
     }
 }
 
-fn trailer_from_wire(it: &wire::SnapshotTrailer) -> Result<Trailer, Status> {
+pub(crate) fn trailer_from_wire(it: &wire::SnapshotTrailer) -> Result<Trailer, Status> {
     let digest = |bytes: &Bytes| {
         <[u8; 16]>::try_from(bytes.as_ref())
             .map(u128::from_be_bytes)

@@ -11,6 +11,7 @@ use crate::adapter::core::ChangeError;
 use crate::machine::Machine;
 use crate::peer::identity::Member;
 use crate::replica::Replica;
+use crate::seeded::{Bug, armed};
 use crate::types::{GroupId, NodeId};
 
 use super::forming::FormError;
@@ -95,12 +96,15 @@ impl<M: Machine> Groups<M> {
             if known.is_some_and(|it| it.incarnation == node.incarnation) {
                 return Ok(node.id); // done by an earlier call
             }
-            return Err(Self::used(node.id));
+            if !armed(Bug::NodeIdReuseAllowed) {
+                return Err(Self::used(node.id));
+            }
         }
         if self
             .door
             .known(node.id)
             .is_some_and(|known| known != node.incarnation)
+            && !armed(Bug::NodeIdReuseAllowed)
         {
             return Err(Self::used(node.id));
         }

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::agreement::Verdict;
+use crate::error::StorageFault;
 use crate::log::LogBackend;
 use crate::machine::Machine;
 use crate::peer::watch::Gone;
 use crate::replica::Replica;
+use crate::seeded::{Bug, armed};
 use crate::types::NodeId;
 
 use super::Groups;
@@ -21,6 +24,10 @@ const EVERY: Duration = Duration::from_secs(5);
 const SNAPSHOT_BYTES: u64 = 64 << 20;
 /// A runtime that is told to end drops its tasks well within this.
 const RUNTIME_ENDS_WITHIN: Duration = Duration::from_millis(100);
+/// How often this replica is compared with the others.
+const JUDGE_EVERY: Duration = Duration::from_millis(200);
+/// A dispute counts when it is found so often in turn: of a third replica's digest one hears a moment later.
+const DISPUTED_TIMES: u32 = 10;
 /// A purge of fewer entries would only leave tombstones.
 const PURGE_STRIDE: u64 = 4_096;
 
@@ -59,11 +66,63 @@ pub(super) async fn keep<M: Machine>(groups: Arc<Groups<M>>, replica: Replica<M>
     };
     tokio::select! {
         () = tending => {}
+        index = found_wrong(&replica) => condemn(&replica, index).await,
         ended = replica.core.ended() => if let Some(cause) = ended {
             stopped_by_fault(&replica, &cause).await;
         },
         () = groups.stop.cancelled() => {}
     }
+}
+
+/// Compares this replica with the others now and then; ends when its rows are known to be wrong.
+async fn found_wrong<M: Machine>(replica: &Replica<M>) -> u64 {
+    let mut disputes = 0;
+    loop {
+        tokio::time::sleep(JUDGE_EVERY).await;
+        let verdict = replica.judge();
+        disputes = match verdict {
+            Verdict::Disputed(_) => disputes + 1,
+            _ => 0,
+        };
+        let counts = disputes == 0 || disputes >= DISPUTED_TIMES;
+        let before = replica.verdict();
+        if counts && verdict != before {
+            replica.verdict.send_replace(verdict);
+            report(replica, before, verdict);
+        }
+        if let Verdict::Wrong(index) = verdict {
+            return index;
+        }
+    }
+}
+
+fn report<M: Machine>(replica: &Replica<M>, before: Verdict, now: Verdict) {
+    let group = replica.group().0;
+    match (before, now) {
+        (Verdict::Other(one, _), Verdict::Other(other, _)) if one == other => {}
+        (Verdict::Disputed(_), Verdict::Disputed(_)) | (_, Verdict::Wrong(_)) => {}
+        (_, Verdict::InStep) => tracing::info!(group, "replicas have the same rows again"),
+        (_, Verdict::Other(node, index)) => tracing::error!(
+            group,
+            node = node.0,
+            index,
+            "HF6002: that node has other rows than a majority; replace it under a new id"
+        ),
+        (_, Verdict::Disputed(index)) => tracing::error!(
+            group,
+            index,
+            "HF6002: replicas differ and no majority says who is right: nothing more is given to workers"
+        ),
+    }
+}
+
+/// This replica is wrong: it leads no more, answers no more, and does not begin again.
+async fn condemn<M: Machine>(replica: &Replica<M>, index: u64) {
+    let fault: StorageFault = replica.state.condemn(index).await;
+    let group = replica.group().0;
+    tracing::error!(group, %fault, "this replica has stopped, the other groups go on");
+    replica.proposer.stop();
+    replica.core.shutdown().await;
 }
 
 /// An entry that cannot be applied stops this replica alone; any other fault ends the process, which can be started again.
@@ -111,7 +170,11 @@ pub(crate) async fn tend<M: Machine>(groups: &Groups<M>, replica: &Replica<M>, w
         return;
     };
     let held = groups.transfers.purge_max(replica.group());
-    let up_to = snapshot.min(persisted).saturating_sub(keep.entries);
+    let up_to = if armed(Bug::PurgePastPersistedApplied) {
+        snapshot
+    } else {
+        snapshot.min(persisted).saturating_sub(keep.entries)
+    };
     let up_to = up_to.min(held.unwrap_or(u64::MAX));
     if up_to >= purged + PURGE_STRIDE.min(keep.snapshot_entries) {
         replica.core.trigger_purge(up_to).await;

@@ -5,7 +5,7 @@
 //! Not here: what the entries mean.
 
 pub mod memory;
-mod records;
+pub(crate) mod records;
 pub mod rocks;
 mod tail;
 pub mod watermark;

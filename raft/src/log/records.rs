@@ -3,6 +3,7 @@
 //! Layout, one column family, big-endian so that group and index sort:
 //! ```text
 //! 00 "ident"                        -> identity
+//! 00 "votes"                        -> how many batches with votes there were  {format u8, u64, crc32}
 //! 01 | group u32 | 01               -> vote       {format u8, term u64, node u64, committed u8, crc32}
 //! 01 | group u32 | 02 / 03          -> committed / purged  {format u8, term u64, node u64, index u64, crc32}
 //! 02 | group u32 | index u64        -> entry      {format u8, kind u8, term u64, node u64, crc32, payload}
@@ -18,20 +19,33 @@ use crate::types::{EntryKind, GroupId, LogId, NodeId, StoredEntry, Vote};
 const FORMAT: u8 = 1;
 const ENTRY_HEADER: usize = 22;
 /// Kind and group of a key: what reads of one group share.
-pub(super) const PREFIX_BYTES: usize = 5;
+pub(crate) const PREFIX_BYTES: usize = 5;
 
 /// Where the identity of the node lies.
-pub(super) const IDENT: &[u8] = b"\x00ident";
+pub(crate) const IDENT: &[u8] = b"\x00ident";
+
+/// Where the number of batches with votes stands.
+pub(crate) const VOTES: &[u8] = b"\x00votes";
+
+pub(crate) fn encode_votes(votes: u64) -> Vec<u8> {
+    let mut bytes = vec![FORMAT];
+    bytes.extend_from_slice(&votes.to_be_bytes());
+    sealed(bytes)
+}
+
+pub(crate) fn decode_votes(bytes: &[u8]) -> Result<u64, StorageFault> {
+    Ok(u64_at(unsealed("the number of votes", bytes, 9)?, 1))
+}
 
 /// The small records of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meta {
+pub(crate) enum Meta {
     Vote = 1,
     Committed = 2,
     Purged = 3,
 }
 
-pub(super) fn meta_key(group: GroupId, meta: Meta) -> [u8; 6] {
+pub(crate) fn meta_key(group: GroupId, meta: Meta) -> [u8; 6] {
     let mut key = [0; 6];
     key[0] = 1;
     key[1..5].copy_from_slice(&group.0.to_be_bytes());
@@ -39,7 +53,7 @@ pub(super) fn meta_key(group: GroupId, meta: Meta) -> [u8; 6] {
     key
 }
 
-pub(super) fn entry_key(group: GroupId, index: u64) -> [u8; 13] {
+pub(crate) fn entry_key(group: GroupId, index: u64) -> [u8; 13] {
     let mut key = [0; 13];
     key[0] = 2;
     key[1..5].copy_from_slice(&group.0.to_be_bytes());
@@ -48,14 +62,14 @@ pub(super) fn entry_key(group: GroupId, index: u64) -> [u8; 13] {
 }
 
 /// The index in an entry's key, if it is one of this group.
-pub(super) fn index_in(key: &[u8], group: GroupId) -> Option<u64> {
+pub(crate) fn index_in(key: &[u8], group: GroupId) -> Option<u64> {
     let (prefix, index) = key.split_at_checked(5)?;
     let own = prefix == &entry_key(group, 0)[..5];
     own.then(|| index.try_into().ok().map(u64::from_be_bytes))
         .flatten()
 }
 
-pub(super) fn encode_entry(entry: &StoredEntry) -> Vec<u8> {
+pub(crate) fn encode_entry(entry: &StoredEntry) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(ENTRY_HEADER + entry.payload.len());
     bytes.extend_from_slice(&[FORMAT, entry.kind as u8]);
     bytes.extend_from_slice(&entry.id.term.to_be_bytes());
@@ -66,7 +80,7 @@ pub(super) fn encode_entry(entry: &StoredEntry) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn decode_entry(index: u64, bytes: &[u8]) -> Result<StoredEntry, StorageFault> {
+pub(crate) fn decode_entry(index: u64, bytes: &[u8]) -> Result<StoredEntry, StorageFault> {
     let bad = |cause: &str| StorageFault::corrupt(format!("log entry {index}"), cause);
     if bytes.len() < ENTRY_HEADER {
         return Err(bad("it is cut short"));
@@ -97,7 +111,7 @@ pub(super) fn decode_entry(index: u64, bytes: &[u8]) -> Result<StoredEntry, Stor
 }
 
 /// The index is part of it: an entry in another's place is damage, too.
-fn entry_crc(index: u64, header: &[u8], payload: &[u8]) -> u32 {
+pub(crate) fn entry_crc(index: u64, header: &[u8], payload: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&index.to_be_bytes());
     crc.update(header);
@@ -105,7 +119,7 @@ fn entry_crc(index: u64, header: &[u8], payload: &[u8]) -> u32 {
     crc.finalize()
 }
 
-pub(super) fn encode_vote(vote: &Vote) -> Vec<u8> {
+pub(crate) fn encode_vote(vote: &Vote) -> Vec<u8> {
     let mut bytes = vec![FORMAT];
     bytes.extend_from_slice(&vote.term.to_be_bytes());
     bytes.extend_from_slice(&vote.node.0.to_be_bytes());
@@ -113,7 +127,7 @@ pub(super) fn encode_vote(vote: &Vote) -> Vec<u8> {
     sealed(bytes)
 }
 
-pub(super) fn decode_vote(bytes: &[u8]) -> Result<Vote, StorageFault> {
+pub(crate) fn decode_vote(bytes: &[u8]) -> Result<Vote, StorageFault> {
     let bytes = unsealed("vote", bytes, 18)?;
     Ok(Vote {
         term: u64_at(bytes, 1),
@@ -122,7 +136,7 @@ pub(super) fn decode_vote(bytes: &[u8]) -> Result<Vote, StorageFault> {
     })
 }
 
-pub(super) fn encode_log_id(id: &LogId) -> Vec<u8> {
+pub(crate) fn encode_log_id(id: &LogId) -> Vec<u8> {
     let mut bytes = vec![FORMAT];
     bytes.extend_from_slice(&id.term.to_be_bytes());
     bytes.extend_from_slice(&id.node.0.to_be_bytes());
@@ -130,7 +144,7 @@ pub(super) fn encode_log_id(id: &LogId) -> Vec<u8> {
     sealed(bytes)
 }
 
-pub(super) fn decode_log_id(bytes: &[u8]) -> Result<LogId, StorageFault> {
+pub(crate) fn decode_log_id(bytes: &[u8]) -> Result<LogId, StorageFault> {
     let bytes = unsealed("log id", bytes, 25)?;
     Ok(LogId {
         term: u64_at(bytes, 1),

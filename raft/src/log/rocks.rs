@@ -25,9 +25,11 @@ use uuid::Uuid;
 
 use super::records::{self, Meta};
 use super::tail::{Tail, cost};
-use super::watermark::Watermark;
+use super::watermark::{Synced, Watermark};
 use super::{Completion, Durability, Ident, LogBackend, LogOp, LogState, Ticket};
 use crate::error::StorageFault;
+use crate::failpoints;
+use crate::seeded::{Bug, armed};
 use crate::state::DbFigures;
 use crate::types::{GroupId, LogId, NodeId, StoredEntry, Vote};
 
@@ -56,6 +58,8 @@ pub struct RocksLog {
     db: Arc<DB>,
     shared: Arc<Shared>,
     stored: Mutex<Stored>,
+    /// What the watermark said at the open, and what was recovered.
+    opened_at: (u64, u64),
     queue: Arc<Semaphore>,
     sender: Mutex<Option<Sender<Job>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -143,7 +147,7 @@ impl RocksLog {
         sync: Durability,
         on_failure: OnFailure,
     ) -> Result<Arc<Self>, StorageFault> {
-        std::fs::create_dir_all(folder).map_err(|cause| {
+        crate::folder::make(folder).map_err(|cause| {
             StorageFault::io(
                 format!("making the data folder {}", folder.display()),
                 cause,
@@ -151,7 +155,13 @@ impl RocksLog {
         })?;
         let path = folder.join("log");
         let db = Arc::new(DB::open(&options(), &path).map_err(|cause| opening(&path, &cause))?);
-        let (stored, mark) = identify(&db, folder, node)?;
+        named(folder)?;
+        let Identified {
+            stored,
+            mark,
+            votes,
+            opened_at,
+        } = identify(&db, folder, node)?;
         let shared = Arc::new(Shared {
             groups: Mutex::default(),
             next_ticket: Mutex::new(0),
@@ -162,6 +172,7 @@ impl RocksLog {
             db: Arc::clone(&db),
             shared: Arc::clone(&shared),
             mark,
+            votes,
             sync,
             on_failure,
         };
@@ -173,6 +184,7 @@ impl RocksLog {
             db,
             shared,
             stored: Mutex::new(stored),
+            opened_at,
             queue: Arc::new(Semaphore::new(QUEUE_KIB_MAX as usize)),
             sender: Mutex::new(Some(sender)),
             thread: Mutex::new(Some(thread)),
@@ -192,7 +204,12 @@ impl RocksLog {
         look(tail)
     }
 
-    fn read_ends(&self, group: GroupId) -> Result<LogState, StorageFault> {
+    /// Up to which record of its store the log was synced, as the watermark had it at the open, and recovered.
+    pub(crate) fn opened_at(&self) -> (u64, u64) {
+        self.opened_at
+    }
+
+    pub(crate) fn read_ends(&self, group: GroupId) -> Result<LogState, StorageFault> {
         let log_id = |meta| -> Result<Option<LogId>, StorageFault> {
             self.meta(group, meta)?
                 .map(|bytes| records::decode_log_id(&bytes))
@@ -279,7 +296,7 @@ impl RocksLog {
         Ok(Some(records::decode_entry(index, &value)?.id))
     }
 
-    fn read_disk(
+    pub(crate) fn read_disk(
         &self,
         group: GroupId,
         range: &Range<u64>,
@@ -307,27 +324,38 @@ impl RocksLog {
     }
 }
 
+/// The names in the data folder survive a loss of power from here on: a log whose name is lost is lost.
+fn named(folder: &Path) -> Result<(), StorageFault> {
+    crate::folder::sync(folder).map_err(|cause| {
+        StorageFault::io(
+            format!("syncing the data folder {}", folder.display()),
+            cause,
+        )
+    })
+}
+
 fn opening(path: &Path, cause: &rocksdb::Error) -> StorageFault {
     let text = cause.to_string();
-    if text.contains("lock") {
+    // Its words for a lock of another process and of this one; a damaged "block" is something else.
+    if text.contains("lock file") || text.contains("lock hold") {
         let cause = format!(
             "{} is in use by another process; stop it first",
             path.display()
         );
         return StorageFault::NotOurs { cause };
     }
-    StorageFault::io(format!("opening {}", path.display()), text)
+    StorageFault::opening(path, text)
 }
 
 /// What the log says of the node, under `records::IDENT`.
-#[derive(Debug, Clone)]
-struct Stored {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
     ident: Ident,
     reservation: Option<Vec<u8>>,
 }
 
 impl Stored {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![1];
         bytes.extend_from_slice(&self.ident.node.0.to_be_bytes());
         bytes.extend_from_slice(self.ident.incarnation.as_bytes());
@@ -338,7 +366,7 @@ impl Stored {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, StorageFault> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StorageFault> {
         let bad = |cause: &str| StorageFault::corrupt("the node's identity", cause);
         let (body, crc) = bytes
             .split_last_chunk::<4>()
@@ -362,8 +390,16 @@ impl Stored {
     }
 }
 
+/// An opened log of a known owner.
+struct Identified {
+    stored: Stored,
+    mark: Watermark,
+    votes: u64,
+    opened_at: (u64, u64),
+}
+
 /// Whose log this is; a new folder becomes `node`'s: database, identity, watermark, each synced before the next.
-fn identify(db: &DB, folder: &Path, node: NodeId) -> Result<(Stored, Watermark), StorageFault> {
+fn identify(db: &DB, folder: &Path, node: NodeId) -> Result<Identified, StorageFault> {
     let path = folder.join("WATERMARK");
     let io = |what: &str, cause: io::Error| {
         StorageFault::io(format!("{what} {}", path.display()), cause)
@@ -373,7 +409,8 @@ fn identify(db: &DB, folder: &Path, node: NodeId) -> Result<(Stored, Watermark),
         .map_err(|cause| StorageFault::io("reading the node's identity", cause))?;
     let Some(bytes) = found else {
         // An empty log is new only if nothing was ever synced here: else its very beginning is gone.
-        if Watermark::was_synced(&path).map_err(|e| io("reading", e))? {
+        let judged = !armed(Bug::WatermarkIgnored);
+        if judged && Watermark::was_synced(&path).map_err(|e| io("reading", e))? {
             let cause = "it was synced before, and is empty now".to_owned();
             return Err(StorageFault::LostLog { cause });
         }
@@ -386,8 +423,14 @@ fn identify(db: &DB, folder: &Path, node: NodeId) -> Result<(Stored, Watermark),
             reservation: None,
         };
         let mark = Watermark::create(&path, ident.incarnation).map_err(|e| io("making", e))?;
+        named(folder)?; // a log without its watermark is refused
         write_ident(db, &stored)?;
-        return Ok((stored, mark));
+        return Ok(Identified {
+            stored,
+            mark,
+            votes: 0,
+            opened_at: (0, db.latest_sequence_number()),
+        });
     };
     let stored = Stored::decode(&bytes)?;
     let owner = stored.ident.node;
@@ -403,11 +446,30 @@ fn identify(db: &DB, folder: &Path, node: NodeId) -> Result<(Stored, Watermark),
     let (mark, synced) = Watermark::open(&path, stored.ident.incarnation)
         .map_err(|cause| StorageFault::corrupt(path.display().to_string(), cause))?;
     let found = db.latest_sequence_number();
-    if found < synced {
+    if found < synced.sequence && !armed(Bug::WatermarkIgnored) {
+        let synced = synced.sequence;
         let cause = format!("it was synced up to record {synced} and recovered up to {found}");
         return Err(StorageFault::LostLog { cause });
     }
-    Ok((stored, mark))
+    let votes = votes_in(db)?;
+    if votes < synced.votes {
+        let synced = synced.votes;
+        let cause = format!("{synced} writes of votes were synced and {votes} recovered");
+        return Err(StorageFault::LostLog { cause });
+    }
+    Ok(Identified {
+        stored,
+        mark,
+        votes,
+        opened_at: (synced.sequence, found),
+    })
+}
+
+fn votes_in(db: &DB) -> Result<u64, StorageFault> {
+    let found = db
+        .get(records::VOTES)
+        .map_err(|cause| StorageFault::io("reading the number of votes", cause))?;
+    found.map_or(Ok(0), |bytes| records::decode_votes(&bytes))
 }
 
 fn write_ident(db: &DB, stored: &Stored) -> Result<(), StorageFault> {
@@ -544,6 +606,8 @@ struct LogIo {
     db: Arc<DB>,
     shared: Arc<Shared>,
     mark: Watermark,
+    /// How many batches with votes were written.
+    votes: u64,
     sync: Durability,
     on_failure: OnFailure,
 }
@@ -574,26 +638,48 @@ impl LogIo {
             must_sync |= !matches!(job.op, LogOp::Purge(_));
             put(&mut batch, job.group, &job.op);
         }
+        if has_vote {
+            self.votes += 1;
+            batch.put(records::VOTES, records::encode_votes(self.votes));
+        }
         self.put_hints(&mut batch, jobs);
+        let has_purge = jobs.iter().any(|job| matches!(job.op, LogOp::Purge(_)));
+        before_write(has_vote, has_purge)?;
         let failed = |what: &str, cause: rocksdb::Error| StorageFault::io(what, cause);
         let options = WriteOptions::default();
         self.db
             .write_opt(batch, &options)
             .map_err(|cause| failed("writing the log", cause))?;
+        if has_purge {
+            failpoints::reach("purge::after-write");
+        }
         if must_sync {
             // Read before the sync: what another thread writes after it (a reservation) is not covered by it.
             let sequence = self.db.latest_sequence_number();
             let began = Instant::now();
-            self.reached("syncing");
-            let waits = self.sync == Durability::Synced;
-            self.db
-                .flush_wal(waits)
-                .map_err(|cause| failed("syncing the log", cause))?;
+            let waits = self.sync == Durability::Synced && !armed(Bug::AckBeforeFsync);
+            if !armed(Bug::AckBeforeFsync) {
+                self.reached("syncing");
+            }
+            let synced = if failpoints::broken("log::after-write") {
+                Err(StorageFault::io("syncing the log", "a failpoint"))
+            } else {
+                let flushed = self.db.flush_wal(waits);
+                flushed.map_err(|cause| failed("syncing the log", cause))
+            };
+            if !armed(Bug::FsyncErrorSwallowed) {
+                synced?;
+            }
+            failpoints::reach("log::after-sync");
             metrics::histogram!("holdfast_log_fsync_duration_seconds").record(began.elapsed());
             if waits {
+                let votes = self.votes;
                 self.mark
-                    .store(sequence, has_vote)
+                    .store(Synced { sequence, votes }, has_vote)
                     .map_err(|cause| StorageFault::io("writing the watermark", cause))?;
+            }
+            if has_vote {
+                failpoints::reach("vote::after-write");
             }
         }
         metrics::histogram!("holdfast_log_group_commit_entries").record(entries_in(jobs));
@@ -634,6 +720,7 @@ impl LogIo {
         let Some(newest) = batch.last().map(|job| job.ticket) else {
             return;
         };
+        failpoints::reach("log::before-callback");
         {
             let mut groups = self.shared.groups.lock();
             let share = TAIL_BYTES / groups.len().max(1);
@@ -646,6 +733,11 @@ impl LogIo {
         let mut waiters = Vec::new();
         for job in batch {
             match job.op {
+                LogOp::Append(_)
+                    if armed(Bug::CompletionLost) && job.ticket.0.is_multiple_of(64) =>
+                {
+                    std::mem::forget(job.done);
+                }
                 LogOp::Append(_) | LogOp::Truncate(_) | LogOp::Purge(_) => {
                     logs.entry(job.group).or_default().push(job.done);
                 }
@@ -656,7 +748,26 @@ impl LogIo {
         for done in newest_first.chain(waiters) {
             done(Ok(()));
         }
+        failpoints::reach("log::after-callback");
     }
+}
+
+/// Where a test run may make a write fail, or end the process.
+#[expect(
+    clippy::fn_params_excessive_bools,
+    reason = "what the batch holds, each named where it is called"
+)]
+fn before_write(has_vote: bool, has_purge: bool) -> Result<(), StorageFault> {
+    if has_vote {
+        failpoints::reach("vote::before-write");
+    }
+    if has_purge {
+        failpoints::reach("purge::before-write");
+    }
+    if failpoints::broken("log::before-write") {
+        return Err(StorageFault::io("writing the log", "a failpoint"));
+    }
+    Ok(())
 }
 
 /// What has queued up meanwhile goes along: batching by load, no timer.
@@ -709,6 +820,7 @@ fn put(batch: &mut WriteBatch, group: GroupId, op: &LogOp) {
             let end = records::entry_key(group, upto.index + 1);
             batch.delete_range(records::entry_key(group, 0), end);
         }
+        LogOp::Vote(_) if armed(Bug::VoteNotPersisted) => {}
         LogOp::Vote(vote) => {
             let vote: &Vote = vote;
             batch.put(

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 
+use crate::seeded::{Bug, armed};
+
 /// The far side takes 64; half of it keeps a slow disk there from becoming a queue here.
 pub(crate) const OUTSTANDING_MAX: usize = 32;
 
@@ -83,6 +85,7 @@ impl<S: Stream + Unpin> Stream for Requests<S> {
         };
         match requests.poll_next_unpin(cx) {
             Poll::Pending => Poll::Pending,
+            Poll::Ready(None) if armed(Bug::AppendStreamLeftOpen) => Poll::Pending,
             Poll::Ready(None) => {
                 shared.requests = None;
                 Poll::Ready(None)

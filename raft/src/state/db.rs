@@ -28,7 +28,7 @@ const BACKGROUND_BYTES_PER_SECOND: i64 = 96 << 20;
 
 /// The database of a node's states, all groups.
 pub struct StateDb {
-    pub(super) db: Arc<DB>,
+    pub(crate) db: Arc<DB>,
     pub(super) staging: PathBuf,
 }
 
@@ -83,8 +83,11 @@ impl StateDb {
         let (path, staging) = (folder.join("state"), folder.join("state-staging"));
         let mut options = options();
         set_threads(&mut options)?;
-        let what = |cause| StorageFault::io(format!("opening {}", path.display()), cause);
-        let db = Arc::new(DB::open(&options, &path).map_err(what)?);
+        let opened = DB::open(&options, &path);
+        let db = Arc::new(opened.map_err(|cause| StorageFault::opening(&path, cause.to_string()))?);
+        // A state whose name a loss of power takes cannot be rebuilt once its log has been purged.
+        let what = |cause| StorageFault::io(format!("syncing {}", folder.display()), cause);
+        crate::folder::sync(folder).map_err(what)?;
         // What was received and not installed when the process ended is of no use.
         if staging.exists() {
             let what = |cause| StorageFault::io(format!("clearing {}", staging.display()), cause);
@@ -123,12 +126,32 @@ impl StateDb {
         wrote.map_err(|cause| StorageFault::io("writing the state", cause))
     }
 
-    pub(super) fn pointer(&self, group: GroupId, tier: ReadTier) -> Result<Pointer, StorageFault> {
+    pub(crate) fn pointer(&self, group: GroupId, tier: ReadTier) -> Result<Pointer, StorageFault> {
         let mut options = ReadOptions::default();
         options.set_read_tier(tier);
         let found = self.db.get_opt(pointer::key(group), &options);
         let found = found.map_err(|cause| StorageFault::io("reading a group's pointer", cause))?;
         found.map_or_else(|| Ok(Pointer::default()), |bytes| Pointer::decode(&bytes))
+    }
+
+    /// The entry at which the rows of a group were found to be wrong, if they were.
+    pub(super) fn found_wrong(&self, group: GroupId) -> Result<Option<u64>, StorageFault> {
+        let found = self.db.get(pointer::mark(group));
+        let found = found.map_err(|cause| StorageFault::io("reading a group's mark", cause))?;
+        let index = |bytes: Vec<u8>| {
+            let bytes = <[u8; 8]>::try_from(bytes);
+            let bad = |_| StorageFault::corrupt("the mark of a group", "it is no index");
+            bytes.map(u64::from_be_bytes).map_err(bad)
+        };
+        found.map(index).transpose()
+    }
+
+    /// From here on the rows of a group are known to be wrong, also after a restart.
+    pub(super) fn mark_wrong(&self, group: GroupId, index: u64) -> Result<(), StorageFault> {
+        let mut batch = WriteBatch::default();
+        batch.put(pointer::mark(group), index.to_be_bytes());
+        self.write(batch)?;
+        self.flush()
     }
 
     /// A step of an install: tests take an image of the folder there.

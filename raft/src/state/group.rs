@@ -23,8 +23,11 @@ use super::effects::{EffectQueue, Effects};
 use super::pointer::{self, Pointer};
 use super::rows::{Held, Overlay, RowSnapshot, Stored, Writes};
 use super::transfer::{LocalBlocks, SnapData, SnapMeta, Staged, Staging};
+use crate::agreement::Own;
 use crate::error::StorageFault;
+use crate::failpoints;
 use crate::machine::Machine;
+use crate::seeded::{Bug, armed};
 use crate::types::{EntryKind, GroupId, LogId, StoredEntry};
 
 /// Writes are held back this long, so that rows born and dead meanwhile never reach the database.
@@ -78,7 +81,9 @@ struct Shared<M: Machine> {
     effects: Arc<EffectQueue<M>>,
     calls: SyncSender<Call<M>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// The entry that this replica cannot apply.
+    /// The digests of the entries applied lately.
+    digests: Arc<Mutex<Own>>,
+    /// The entry that this replica cannot apply, or that its rows are wrong.
     refused: OnceLock<StorageFault>,
 }
 
@@ -101,11 +106,16 @@ impl<M: Machine> GroupState<M> {
     /// # Errors
     /// The rows cannot be read.
     pub fn open(db: &Arc<StateDb>, group: GroupId, machine: M) -> Result<Self, StorageFault> {
+        if let Some(index) = db.found_wrong(group)? {
+            return Err(StorageFault::Diverged { group, index });
+        }
         let pointer = db.pointer(group, ReadTier::All)?;
         db.drop_other_generations(group, pointer.generation)?;
         let applied = pointer.last.map_or(0, |id| id.index);
         let next_generation = AtomicU32::new(pointer.generation + 1);
         let (calls, inbox) = sync_channel(CALLS_MAX);
+        let mut digests = Own::default();
+        digests.begin(applied, pointer.digest);
         let shared = Arc::new(Shared {
             db: Arc::clone(db),
             group,
@@ -118,6 +128,7 @@ impl<M: Machine> GroupState<M> {
             effects: EffectQueue::new(),
             calls,
             thread: Mutex::new(None),
+            digests: Arc::new(Mutex::new(digests)),
             refused: OnceLock::new(),
         });
         let mut machine = machine;
@@ -188,7 +199,25 @@ impl<M: Machine> GroupState<M> {
         Effects::of(&self.shared.effects)
     }
 
-    /// The entry that this replica cannot apply, if that is what stopped it.
+    /// The digests of the entries applied lately.
+    pub(crate) fn digests(&self) -> Arc<Mutex<Own>> {
+        Arc::clone(&self.shared.digests)
+    }
+
+    /// The rows here are wrong, as was noticed at `index`: nothing is read from them any more, also after a restart.
+    pub(crate) async fn condemn(&self, index: u64) -> StorageFault {
+        let (group, shared) = (self.shared.group, Arc::clone(&self.shared));
+        let fault = StorageFault::Diverged { group, index };
+        let fault = self.shared.refused.get_or_init(|| fault).clone();
+        let mark = move || shared.db.mark_wrong(group, index);
+        let marked = tokio::task::spawn_blocking(mark).await;
+        if let Ok(Err(cause)) = marked {
+            tracing::error!(%cause, "a wrong replica was not marked: after a restart it is found anew");
+        }
+        fault
+    }
+
+    /// What keeps this replica from going on, if it is no fault of the disk.
     pub fn refused(&self) -> Option<&StorageFault> {
         self.shared.refused.get()
     }
@@ -329,6 +358,9 @@ impl<M: Machine> Applier<M> {
     }
 
     fn apply(&mut self, entries: Vec<ToApply<M>>) -> Result<(), StorageFault> {
+        if let Some(fault) = self.shared.refused.get() {
+            return Err(fault.clone());
+        }
         let began = Instant::now();
         let mut last = None;
         for ToApply { entry, done } in entries {
@@ -350,6 +382,7 @@ impl<M: Machine> Applier<M> {
     }
 
     fn apply_one(&mut self, entry: &StoredEntry) -> Result<Vec<M::Reply>, StorageFault> {
+        failpoints::reach("apply::before");
         let at = entry.id.index;
         let (writes, replies, effects) = match entry.kind {
             EntryKind::Blank | EntryKind::Membership => (Writes::new(), Vec::new(), Vec::new()),
@@ -383,7 +416,8 @@ impl<M: Machine> Applier<M> {
         let mut held = self.shared.held.write();
         let before = held.pointer.last.map(|id| id.index);
         assert!(before < Some(at), "entry {at} applied after {before:?}");
-        held.pointer.digest = digest(held.pointer.digest, at, &writes);
+        let digest = digest(held.pointer.digest, at, &writes);
+        held.pointer.digest = digest;
         held.pointer.last = Some(entry.id);
         if entry.kind == EntryKind::Membership {
             held.pointer.membership_at = Some(entry.id);
@@ -391,6 +425,9 @@ impl<M: Machine> Applier<M> {
         }
         held.take(writes);
         drop(held);
+        self.shared.digests.lock().applied(at, digest);
+        self.machine.applied(at, digest);
+        failpoints::reach("apply::after");
         self.shared.effects.push(at, effects);
         Ok(replies)
     }
@@ -414,8 +451,16 @@ impl<M: Machine> Applier<M> {
                 }
             }
             batch.put(pointer::key(group), held.pointer.encode());
+            if armed(Bug::AppliedIndexOutsideBatch) {
+                let mut alone = WriteBatch::default();
+                alone.put(pointer::key(group), held.pointer.encode());
+                self.shared.db.write(alone)?;
+                self.shared.db.flush()?;
+            }
         }
+        failpoints::reach("apply::before-write-out");
         self.shared.db.write(batch)?;
+        failpoints::reach("apply::after-write-out");
         // Readers see the rows in either place; the order of these two steps is what makes that true.
         let mut held = self.shared.held.write();
         held.writes.clear();
@@ -424,7 +469,10 @@ impl<M: Machine> Applier<M> {
     }
 
     fn capture(&mut self) -> Result<(SnapMeta, SnapData), StorageFault> {
-        self.write_out()?;
+        failpoints::reach("snapshot::before-build");
+        if !armed(Bug::SnapshotOfTwoMoments) {
+            self.write_out()?;
+        }
         let pointer = self.shared.held.read().pointer.clone();
         let db = &self.shared.db;
         let blocks = LocalBlocks::of(
@@ -433,14 +481,18 @@ impl<M: Machine> Applier<M> {
             pointer.generation,
             pointer.digest,
         );
-        db.flush()?;
+        if !armed(Bug::PurgePastPersistedApplied) {
+            db.flush()?;
+        }
         let persisted = db.pointer(self.shared.group, ReadTier::Persisted)?;
+        let spared = armed(Bug::PurgePastPersistedApplied) || armed(Bug::SnapshotOfTwoMoments);
         assert!(
-            persisted.last >= pointer.last,
+            spared || persisted.last >= pointer.last,
             "a snapshot at {:?} with only {:?} persisted",
             pointer.last,
             persisted.last
         );
+        failpoints::reach("snapshot::built");
         let meta = SnapMeta {
             last: pointer.last,
             membership_at: pointer.membership_at,
@@ -451,7 +503,13 @@ impl<M: Machine> Applier<M> {
 
     fn install(&mut self, meta: SnapMeta, staged: Staged) -> Result<(), StorageFault> {
         let group = self.shared.group;
+        failpoints::reach("snapshot::received");
         let (generation, digest) = staged.ingest()?;
+        if armed(Bug::InstallNotAtomic) {
+            self.shared.db.drop_other_generations(group, generation)?;
+            self.shared.db.flush()?;
+        }
+        failpoints::reach("install::ingested");
         self.shared.db.reached("ingested");
         let pointer = Pointer {
             generation,
@@ -463,8 +521,10 @@ impl<M: Machine> Applier<M> {
         let mut batch = WriteBatch::default();
         batch.put(pointer::key(group), pointer.encode());
         self.shared.db.write(batch)?;
+        failpoints::reach("install::pointed");
         self.shared.db.reached("pointed");
         self.shared.db.flush()?;
+        failpoints::reach("install::flushed");
         self.shared.db.reached("flushed");
         // Readers keep the old generation until here: nobody waits for the flush.
         *self.shared.held.write() = Held {
@@ -472,9 +532,11 @@ impl<M: Machine> Applier<M> {
             ..Held::default()
         };
         self.shared.db.drop_other_generations(group, generation)?;
+        failpoints::reach("install::dropped");
         self.shared.db.reached("dropped");
         self.machine.rebuild(&self.shared.snapshot());
         let index = meta.last.map_or(0, |id| id.index);
+        self.shared.digests.lock().begin(index, digest);
         self.shared.applied.send_replace(index);
         self.shared.effects.push_everything(index);
         Ok(())

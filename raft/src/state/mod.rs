@@ -7,12 +7,13 @@
 mod db;
 mod effects;
 mod group;
-mod pointer;
+pub(crate) mod pointer;
 mod rows;
 mod transfer;
 
 pub use db::{DbFigures, StateDb};
 pub use effects::{EffectBatch, Effects};
 pub use group::{GroupState, ToApply};
+pub(crate) use rows::own_range;
 pub use rows::{Overlay, Row, RowSnapshot};
 pub use transfer::{Block, Blocks, SnapData, SnapMeta, Staged, Staging, Trailer};

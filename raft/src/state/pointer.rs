@@ -11,13 +11,13 @@ const FORMAT: u8 = 1;
 
 /// Written in one batch with the rows it speaks of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Pointer {
-    pub(super) generation: u32,
+pub(crate) struct Pointer {
+    pub(crate) generation: u32,
     /// The running digest of all row changes up to `last`.
-    pub(super) digest: u128,
-    pub(super) last: Option<LogId>,
-    pub(super) membership_at: Option<LogId>,
-    pub(super) membership: Bytes,
+    pub(crate) digest: u128,
+    pub(crate) last: Option<LogId>,
+    pub(crate) membership_at: Option<LogId>,
+    pub(crate) membership: Bytes,
 }
 
 pub(super) fn key(group: GroupId) -> [u8; 8] {
@@ -26,8 +26,13 @@ pub(super) fn key(group: GroupId) -> [u8; 8] {
     key
 }
 
+/// Where it is marked that the rows of a group here are wrong.
+pub(super) fn mark(group: GroupId) -> Vec<u8> {
+    [&key(group)[..], b"wrong"].concat()
+}
+
 impl Pointer {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![FORMAT];
         bytes.extend_from_slice(&self.generation.to_be_bytes());
         bytes.extend_from_slice(&self.digest.to_be_bytes());
@@ -39,7 +44,7 @@ impl Pointer {
         bytes
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, StorageFault> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StorageFault> {
         let bad = |cause: &str| StorageFault::corrupt("the pointer of a group's state", cause);
         let (body, crc) = bytes
             .split_last_chunk::<4>()

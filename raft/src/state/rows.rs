@@ -240,6 +240,6 @@ impl RowSnapshot<'_> {
 }
 
 /// The keys of one group and generation.
-pub(super) fn own_range(group: GroupId, generation: u32) -> ([u8; 8], [u8; 8]) {
+pub(crate) fn own_range(group: GroupId, generation: u32) -> ([u8; 8], [u8; 8]) {
     (prefix(group, generation), prefix(group, generation + 1))
 }

@@ -250,7 +250,7 @@ impl Drop for Folder {
 }
 
 impl Staging {
-    pub(super) fn begin(
+    pub(crate) fn begin(
         db: &Arc<StateDb>,
         group: GroupId,
         generation: u32,
@@ -310,6 +310,12 @@ impl Staging {
         writer
             .put(stored_key(self.group, self.generation, key), value)
             .map_err(failed)
+    }
+
+    /// What its trailer would have to say.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn counted(&self, running_digest: u128) -> Trailer {
+        self.tally.trailer(running_digest)
     }
 
     /// Checks the whole against the trailer and syncs it.

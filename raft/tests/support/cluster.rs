@@ -414,6 +414,19 @@ impl Cluster {
         self.seats.leader(group).map_or(0, |(id, _)| id)
     }
 
+    /// Hands leadership to this node, and to it again should another take it meanwhile.
+    pub async fn make_lead(&self, group: u32, node: u64) {
+        let began = Instant::now();
+        while !self.node(node).status(group).is_leader {
+            assert!(began.elapsed() < PATIENCE, "node {node} does not lead");
+            let leader = self.leader(group).await;
+            let moved = self.node(leader).groups();
+            // Refused where it has just lost leadership, or the other is not heard of yet.
+            drop(moved.transfer(GroupId(group), Some(NodeId(node))).await);
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
     /// Somebody who lives and does not lead.
     pub async fn follower(&self, group: u32) -> u64 {
         let leader = self.leader(group).await;

@@ -172,6 +172,15 @@ pub fn last(rows: &RowSnapshot<'_>) -> u64 {
     number(rows.get(LAST).unwrap())
 }
 
+/// Sets the count in the rows of a node that does not run, as a bad disk might: all that it counts from here on is wrong.
+pub fn flip_count(folder: &Path, wrong: u64) {
+    let db = rocksdb::DB::open(&rocksdb::Options::default(), folder.join("state")).unwrap();
+    let key = [&1_u32.to_be_bytes()[..], &0_u32.to_be_bytes(), COUNT].concat();
+    assert!(db.get(&key).unwrap().is_some(), "the row is there");
+    db.put(&key, wrong.to_be_bytes()).unwrap();
+    db.flush().unwrap();
+}
+
 pub fn log_id(term: u64, index: u64) -> LogId {
     let node = NodeId(1);
     LogId { term, node, index }

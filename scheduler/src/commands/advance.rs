@@ -15,6 +15,7 @@ use crate::{
     ids::{DeliveryNo, IntentNo},
     reply::{AdvanceOutcome, Advanced, End, JournalRow, Outcome, Rejected, Reply, StepGrant},
     rows::{Fault, Key, ReadRows, Row, Rows, TypedRows},
+    seeded::{self, Bug},
     turn::{Facts, Turn},
     values::{
         run::{Drive, Kept, LastAdvance, OpenKind, Run},
@@ -71,10 +72,14 @@ fn ended<R: Rows>(turn: &Turn<'_, R>, it: &Advance) -> Result<Reply, Fault> {
 /// The first answer again, with each grant in it only while that lease lives under the same fence.
 fn repeat(last: Option<&LastAdvance>, it: &Advance, run: Option<&Run>) -> Option<Reply> {
     let last = last.filter(|last| last.fence == it.fence && last.number == it.number)?;
+    if seeded::armed(Bug::AdvanceAcceptedTwice) {
+        return None;
+    }
     let mut reply = last.reply.clone();
+    let dead = seeded::armed(Bug::RepeatWithDeadGrants);
     reply.grants.retain(|grant| {
         let step = run.and_then(|run| run.step(grant.intent));
-        step.is_some_and(|step| step.tries.is_under(grant.fence))
+        dead || step.is_some_and(|step| step.tries.is_under(grant.fence))
     });
     Some(Reply::Advanced(reply))
 }
@@ -82,7 +87,8 @@ fn repeat(last: Option<&LastAdvance>, it: &Advance, run: Option<&Run>) -> Option
 fn check(run: &Run, drive: &Drive, it: &Advance) -> Result<(), Rejected> {
     let expected = run.last.as_ref().filter(|last| last.fence == it.fence);
     let expected = expected.map_or(1, |last| last.number.0 + 1);
-    if it.number.0 != expected {
+    let again = seeded::armed(Bug::AdvanceAcceptedTwice) && it.number.0 + 1 == expected;
+    if it.number.0 != expected && !again {
         let (run, number) = (&run.id, it.number);
         return Err(Rejected::Invalid(format!(
             "Advance {number} of run {run} is out of turn, {expected} comes next"
@@ -92,6 +98,13 @@ fn check(run: &Run, drive: &Drive, it: &Advance) -> Result<(), Rejected> {
         let (seen, made) = (it.seen, drive.delivery);
         return Err(Rejected::Invalid(format!(
             "delivery {seen} of run {} was never made, the last one is {made}",
+            run.id
+        )));
+    }
+    if it.seen < drive.seen {
+        let (seen, before) = (it.seen, drive.seen);
+        return Err(Rejected::Invalid(format!(
+            "run {} had seen delivery {before}, and now names {seen}",
             run.id
         )));
     }
@@ -202,7 +215,8 @@ fn advance<R: Rows>(
     run: &mut Run,
     it: &Advance,
 ) -> Result<Advanced, Fault> {
-    let waiting = run.drive.is_some_and(|drive| drive.delivery > it.seen);
+    let waiting = run.drive.is_some_and(|drive| drive.delivery > it.seen)
+        && !seeded::armed(Bug::EndingBesideDeliveries);
     let interrupted = !run.is_live() || was_interrupted(run, it);
     let mut gathered = Gathered::default();
     take_results(turn, run, it, &mut gathered)?;
@@ -254,6 +268,10 @@ fn advance<R: Rows>(
                 shown_from: run.next_seq,
             });
             pause_if_nothing_wakes(run);
+            if seeded::armed(Bug::TimerWithoutRow) {
+                run.open
+                    .retain(|_, open| !matches!(open.what, OpenKind::Timer { .. }));
+            }
             AdvanceOutcome::Suspended
         }
         other => other,

@@ -8,6 +8,7 @@ use crate::{
     entry::Change,
     reply::{End, Rejected, Reply},
     rows::{Fault, Rows, TypedRows},
+    seeded::{self, Bug},
     turn::{Facts, Turn},
     values::{
         run::{Back, Mode, Run},
@@ -56,7 +57,9 @@ pub fn cancel<R: Rows>(turn: &mut Turn<'_, R>, it: &Change) -> Result<Reply, Fau
             ..Facts::default()
         };
         turn.deliver(&mut run, facts);
-        common::begin_ending(turn, &mut run, End::Cancelled(reason))?;
+        if !seeded::armed(Bug::CancelNotFinal) {
+            common::begin_ending(turn, &mut run, End::Cancelled(reason))?;
+        }
         store(turn, run)
     })
 }

@@ -9,6 +9,7 @@ use crate::{
     ids::{Fence, IntentNo, LimitName, Name, SessionId},
     reply::{End, Outcome, Rejected, Reply, StepGrant},
     rows::{Fault, Key, Row, Rows, TypedRows},
+    seeded::{self, Bug},
     time::Millis,
     turn::{Facts, Turn},
     values::{
@@ -48,6 +49,7 @@ pub fn settle<R: Rows>(turn: &mut Turn<'_, R>, mut run: Run) -> Result<(), Fault
         }
         begin_undo_at_hand(turn, &mut run);
         let owes = run.undos.iter().any(|owed| run.owes(owed));
+        let owes = owes && !seeded::armed(Bug::UndoForgotten);
         if !owes && run.drive.is_none() && !run.has_leased_step() {
             return turn.finish(run, end);
         }
@@ -306,13 +308,16 @@ pub fn grant_local<R: Rows>(
     free_slots: u32,
 ) -> Vec<StepGrant> {
     let room = usize::try_from(free_slots).unwrap_or(usize::MAX);
-    let scheduled: Vec<IntentNo> = run
+    let mut scheduled: Vec<IntentNo> = run
         .steps()
         .filter(|(_, step)| step.is_local())
         .filter(|(_, step)| matches!(step.tries.state, TryState::Scheduled { .. }))
         .map(|(intent, _)| intent)
         .take(room.min(bounds::GRANTS_PER_COMMAND_MAX))
         .collect();
+    if seeded::armed(Bug::HashOrderInApply) {
+        seeded::unordered(&mut scheduled);
+    }
     scheduled
         .into_iter()
         .filter_map(|i| grant_step(turn, run, i, session))

@@ -11,6 +11,7 @@ use crate::{
     ids::{IntentNo, Name, RunId},
     reply::{Outcome, Rejected, Reply},
     rows::{Fault, Key, ReadRows, Row, Rows, TypedRows},
+    seeded::{self, Bug},
     turn::{Facts, Turn},
     values::run::{Buffered, OpenKind, Run},
 };
@@ -112,6 +113,7 @@ fn first_buffered<R: Rows>(
             && called == name
         {
             first = Some((key, buffered.payload));
+            return seeded::armed(Bug::SignalsOvertake);
         }
         false
     })?;

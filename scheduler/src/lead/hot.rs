@@ -7,6 +7,7 @@ use crate::{
     entry::Work,
     ids::{Fence, LimitName, Name, RunId, SessionId, Version},
     orders::Orders,
+    seeded::{self, Bug},
     time::{Millis, Timestamp},
     values::run::{LiveLease, ReadyWork, Run, Session},
 };
@@ -44,6 +45,8 @@ pub(super) struct Passing {
     /// Kinds of work to look at again.
     pub(super) stirred: BTreeSet<Needs>,
     admitting: BTreeSet<LimitName>,
+    /// Up to when due moments were taken to be looked at.
+    taken: Timestamp,
 }
 
 impl PartialEq for Passing {
@@ -402,7 +405,10 @@ impl Hot {
 
     /// Every lease lives one more term, every attempt has its whole time again.
     pub(super) fn all_fresh(&mut self, mono: u64) {
-        self.passing = Passing::default();
+        let mut left = std::mem::take(&mut self.passing);
+        if seeded::armed(Bug::DueForgottenOnFailover) {
+            left = Passing::default();
+        }
         let leased: Vec<Work> = self.leases.keys().cloned().collect();
         for work in leased {
             if let Some(lease) = self.leases.get_mut(&work) {
@@ -411,7 +417,11 @@ impl Hot {
             self.watch(&work, mono);
         }
         self.passing.stirred = self.queues.keys().cloned().collect();
-        self.due.insert(Timestamp(0));
+        // What was under way under an earlier epoch may be void, and its clock may have been ahead of this one's.
+        self.due.extend([Timestamp(0), left.taken]);
+        for limit in left.admitting {
+            self.limits.insert(limit, Timestamp(0));
+        }
         for at in self.limits.values_mut() {
             *at = Timestamp(0);
         }
@@ -494,8 +504,9 @@ impl Hot {
     /// Whether something is due; what is due is taken to be looked at.
     pub(super) fn take_due(&mut self, now: Timestamp) -> bool {
         let mut found = false;
-        while self.due.first().is_some_and(|due| *due <= now) {
+        while let Some(due) = self.due.first().copied().filter(|due| *due <= now) {
             self.due.pop_first();
+            self.passing.taken = self.passing.taken.max(due);
             found = true;
         }
         found

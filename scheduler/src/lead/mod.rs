@@ -21,6 +21,7 @@ use crate::{
     ids::{Epoch, Fence, LimitName, RunId, SessionId},
     orders::Orders,
     reply::{JournalRow, StepGrant},
+    seeded::{self, Bug},
     time::Timestamp,
     values::run::{Run, Session},
 };
@@ -263,10 +264,19 @@ impl Lead {
     fn rebuild(&mut self, orders: &Orders, sessions: &[Session], mono: u64) {
         self.hot = Hot::rebuild(orders, sessions, mono);
         for session in sessions.iter().filter(|session| !session.leaving) {
-            self.sessions.fresh(session.id, mono);
+            self.fresh(session.id, mono);
         }
         if self.epoch.is_some() {
             self.end_those_who_left();
+        }
+    }
+
+    /// Its term begins anew, unless its expiry is under way: that may still be applied, so no beat may be echoed.
+    fn fresh(&mut self, session: SessionId, mono: u64) {
+        let expiry = Pending::Session(session);
+        let forgotten = seeded::armed(Bug::ExpiryForgottenOnAttach);
+        if forgotten || !self.pending.values().any(|pending| *pending == expiry) {
+            self.sessions.fresh(session, mono);
         }
     }
 
@@ -282,8 +292,10 @@ impl Lead {
         self.firing = false;
         self.quiet_until = 0;
         // Each lease lives one more term: this node heard no beat before.
-        self.sessions
-            .all_fresh(self.hot.session_ids(), mono, self.terms.term_ms);
+        if !seeded::armed(Bug::NewLeaderExpiresAtOnce) {
+            self.sessions
+                .all_fresh(self.hot.session_ids(), mono, self.terms.term_ms);
+        }
         self.hot.all_fresh(mono);
         self.end_those_who_left();
         // Streams may have opened before this node acted: what was granted meanwhile was told to nobody.
@@ -313,7 +325,9 @@ impl Lead {
 
     /// Echoed only under the own applied epoch, with a fresh quorum, and never after the session's expiry was proposed.
     fn beat(&mut self, session: SessionId, number: u64, ack_age_ms: u64, mono: u64) {
-        let acts = self.epoch.is_some() && ack_age_ms < self.terms.election_lease_ms;
+        let fresh = ack_age_ms < self.terms.election_lease_ms
+            || seeded::armed(Bug::BeatEchoedWithoutQuorum);
+        let acts = self.epoch.is_some() && fresh;
         if acts && self.hot.knows(session) && self.sessions.beat(session, mono) {
             self.out.push(Output::Echo { session, number });
         }
@@ -403,7 +417,7 @@ impl Lead {
                 }
             }
             Effect::SessionAttached { session, .. } => {
-                self.sessions.fresh(session, mono);
+                self.fresh(session, mono);
                 self.hot.take(effect, mono);
             }
             Effect::SessionEnded(session) => {
@@ -551,6 +565,21 @@ mod tests {
         }
     }
 
+    fn session() -> Session {
+        let name = crate::ids::Name::from_stored("q");
+        Session {
+            id: SESSION,
+            process: crate::ids::ProcessId::from_stored("p"),
+            worker: name.clone(),
+            queue: name,
+            workflows: Vec::new(),
+            steps: Vec::new(),
+            slots: 4,
+            since: Timestamp(0),
+            leaving: false,
+        }
+    }
+
     fn began(work: Work, fence: u64) -> Effect {
         let lease = LiveLease {
             session: SESSION,
@@ -632,6 +661,40 @@ mod tests {
     }
 
     #[test]
+    fn no_beat_is_echoed_while_an_expiry_is_under_way_though_its_worker_attached_again() {
+        let mut lead = Lead::new(TERMS);
+        lead.step(Input::Effects(vec![attached()]), 0, Timestamp(0));
+        lead.step(Input::Opened(SESSION), 0, Timestamp(0));
+        lead.step(Input::Won(Epoch(1)), 0, Timestamp(0));
+        let out = lead.step(Input::Tick, 5_001, Timestamp(0));
+        let expiry = out.iter().find_map(|it| match it {
+            Output::Propose {
+                id,
+                duty: Duty::Expire(_),
+            } => Some(*id),
+            _ => None,
+        });
+        let id = expiry.expect("it was silent for a whole term");
+        lead.step(Input::Effects(vec![attached()]), 5_002, Timestamp(0));
+        let orders = Box::default();
+        let sessions = vec![session()];
+        lead.step(Input::Rebuild { orders, sessions }, 5_003, Timestamp(0));
+        let beat = Input::Beat {
+            session: SESSION,
+            number: 1,
+            ack_age_ms: 0,
+        };
+        assert!(lead.step(beat, 5_004, Timestamp(0)).is_empty());
+        let (more, unknown) = (false, true);
+        let out = lead.step(Input::Done { id, more, unknown }, 5_005, Timestamp(0));
+        assert_eq!(
+            out.len(),
+            1,
+            "what may not have been applied is proposed again"
+        );
+    }
+
+    #[test]
     fn a_new_leader_lets_every_lease_live_one_more_term() {
         let mut lead = Lead::new(TERMS);
         lead.step(Input::Effects(vec![attached()]), 0, Timestamp(0));
@@ -656,6 +719,59 @@ mod tests {
             lead.step(Input::Tick, 105_001, Timestamp(0))
                 .iter()
                 .any(expires)
+        );
+    }
+
+    #[test]
+    fn what_a_deposed_leader_took_to_be_due_is_looked_at_when_it_leads_again() {
+        let mut lead = Lead::new(TERMS);
+        let limit = LimitName::from_stored("api");
+        let at = Timestamp(500);
+        let waits = Effect::LimitWaits {
+            limit: limit.clone(),
+            at,
+        };
+        lead.step(Input::Effects(vec![Effect::Due(at), waits]), 0, at);
+        let fires = |out: &[Output]| {
+            let fire = |it: &&Output| {
+                matches!(
+                    it,
+                    Output::Propose {
+                        duty: Duty::FireDue { .. },
+                        ..
+                    }
+                )
+            };
+            out.iter().filter(fire).count()
+        };
+        let admits = |out: &[Output]| {
+            out.iter().any(|it| {
+                matches!(it, Output::Propose { duty: Duty::Admit(admit), .. } if admit.limit == limit)
+            })
+        };
+        let out = lead.step(Input::Won(Epoch(1)), 1, Timestamp(600));
+        assert_eq!((fires(&out), admits(&out)), (1, true));
+        lead.step(Input::Lost, 2, Timestamp(600));
+        let behind = Timestamp(400);
+        let out = lead.step(Input::Won(Epoch(2)), 3, behind);
+        assert_eq!((fires(&out), admits(&out)), (1, true));
+        let id = out.iter().find_map(|it| match it {
+            Output::Propose {
+                id,
+                duty: Duty::FireDue { .. },
+            } => Some(*id),
+            _ => None,
+        });
+        let id = id.expect("it was counted");
+        let (more, unknown) = (false, false);
+        assert_eq!(
+            fires(&lead.step(Input::Done { id, more, unknown }, 4, behind)),
+            0
+        );
+        assert_eq!(
+            fires(&lead.step(Input::Tick, 5, at)),
+            1,
+            "it was void before"
         );
     }
 

@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::ids::SessionId;
+use crate::{
+    ids::SessionId,
+    seeded::{self, Bug},
+};
 
 /// New leaders let sessions expire over this share of a term, not all at once.
 const SPREAD_PERCENT: u64 = 10;
@@ -106,7 +109,7 @@ impl Sessions {
     /// A beat came; says whether it may be echoed.
     pub(super) fn beat(&mut self, session: SessionId, mono: u64) -> bool {
         match self.0.get_mut(&session) {
-            Some(heard) if !heard.expiry_proposed => {
+            Some(heard) if !heard.expiry_proposed || seeded::armed(Bug::RenewalAfterExpiry) => {
                 heard.last_beat = mono;
                 true
             }

@@ -16,6 +16,7 @@ use crate::{
         RequestId, RunId, Seq, SessionId, StepKey, Version,
     },
     reply::{Advanced, End, Status},
+    seeded::{self, Bug},
     time::{Millis, Timestamp},
     values::step::{Owed, Step, StepLease, Tries, TryState},
 };
@@ -338,9 +339,15 @@ impl Run {
 
     /// The undo that is to be done next: the newest, once its step is over.
     pub fn undo_at_hand(&self) -> Option<&Owed> {
-        let owed = self.undos.iter().rev().find(|owed| self.owes(owed))?;
+        let oldest_first = seeded::armed(Bug::UndoInWrongOrder);
+        let owed = if oldest_first {
+            self.undos.iter().find(|owed| self.owes(owed))?
+        } else {
+            self.undos.iter().rev().find(|owed| self.owes(owed))?
+        };
+        let early = seeded::armed(Bug::UndoBeforeStepEnded);
         let step_is_over = self.step(owed.intent).is_none();
-        step_is_over.then_some(owed)
+        (step_is_over || early).then_some(owed)
     }
 
     /// Whether this undo must be done before the run may end.

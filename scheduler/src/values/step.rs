@@ -9,6 +9,7 @@ use crate::{
     bounds,
     entry::{AttemptOutcome, Certainty, RetryPolicy},
     ids::{Fence, IntentNo, LimitName, Name, RunId, Seq, SessionId},
+    seeded::{self, Bug},
     time::{Millis, Timestamp},
     values::retry::Verdict,
 };
@@ -97,7 +98,9 @@ impl Tries {
 
     /// Whether the live lease is under this fence.
     pub fn is_under(&self, fence: Fence) -> bool {
-        self.lease().is_some_and(|lease| lease.fence == fence)
+        let any = seeded::armed(Bug::FenceCheckSkipped);
+        self.lease()
+            .is_some_and(|lease| any || lease.fence == fence)
     }
 
     /// A worker takes it.
@@ -243,7 +246,13 @@ impl Step {
     pub fn after_loss(&self) -> AfterLoss {
         match (self.phase, &self.certainty) {
             (Phase::Probe, _) | (Phase::Body, Certainty::AtLeastOnce) => AfterLoss::TryAgain,
+            (Phase::Body, Certainty::AtMostOnce) if seeded::armed(Bug::AtMostOnceRerun) => {
+                AfterLoss::TryAgain
+            }
             (Phase::Body, Certainty::AtMostOnce) => AfterLoss::PauseRun,
+            (Phase::Body, Certainty::Reconcile(_)) if seeded::armed(Bug::ReconcileWithoutProbe) => {
+                AfterLoss::TryAgain
+            }
             (Phase::Body, Certainty::Reconcile(_)) => AfterLoss::Ask,
         }
     }

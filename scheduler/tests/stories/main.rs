@@ -264,6 +264,24 @@ fn an_ending_is_refused_while_deliveries_wait_and_all_else_is_kept() {
 }
 
 #[test]
+fn an_advance_that_has_seen_less_than_the_one_before_is_refused() {
+    let mut story = Story::new();
+    let worker = story.worker("w1");
+    let id = story.start("order-1");
+    let mut driven = story.drive(&id, worker);
+    story.advance(&mut driven, vec![], vec![wait_for("a", None), charge()]);
+    story.signal(&id, "a", "s1");
+    driven.seen = 1;
+    story.advance(&mut driven, vec![], vec![wait_for("b", None)]);
+    driven.seen = 0;
+    let reply = story.advance(&mut driven, vec![], vec![]);
+    let Reply::Rejected(Rejected::Invalid(why)) = reply else {
+        panic!("{reply:?}")
+    };
+    assert!(why.contains("had seen delivery"), "{why}");
+}
+
+#[test]
 fn a_function_that_awaits_nothing_is_paused_and_says_so() {
     let mut story = Story::new();
     let worker = story.worker("w1");
