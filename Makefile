@@ -35,7 +35,7 @@ chaos: ## random histories of the core, then real processes under faults, judged
 	@$(ready)
 	cargo build --release --bin holdfast
 	$(harness)
-	$(jepsen) sim --tier a --seeds 0..100000000 --for $(or $(FOR),45s)
+	$(jepsen) sim --tier a --seeds 0..50000 --for $(or $(FOR),45s)
 	$(jepsen) run --bin $(bin) --profile $(or $(PROFILE),ci) --seed $(or $(SEED),42)
 sim: ## random histories of the core (SEEDS=0..100000)
 	@$(ready)
