@@ -15,7 +15,7 @@ use super::process::{MayEnd, some_follower, some_leader, start_again};
 use crate::cluster::{Process, ProcessSpec};
 use crate::dice::Dice;
 use crate::records::FaultStatus::{Healed, Indeterminate, Installed, Skipped};
-use crate::run::{Field, Member};
+use crate::run::{Field, Member, Taken};
 
 const FULL_FOR_MS: (u64, u64) = (2000, 8000);
 /// Left free by the filler: below every mark of a node, and not so little that nothing works at all.
@@ -131,20 +131,27 @@ async fn detach(strace: &Process) {
     let _ = strace.stop(Duration::from_secs(5)).await;
 }
 
-pub(super) async fn fsync_error(field: &Arc<Field>, dice: &mut Dice) {
-    const FAULT: &str = "fsync-error";
-    let leads = dice.chance(50);
-    let member = if leads {
+/// A node whose disk is to suffer, a leader half of the time, and the right to break it; none, with the reason written down.
+async fn one(field: &Arc<Field>, dice: &mut Dice, fault: &str) -> Option<(Arc<Member>, Taken)> {
+    let member = if dice.chance(50) {
         some_leader(field, dice).await.map(|it| it.member)
     } else {
         some_follower(field, dice).await
     };
     let Some(member) = member else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
-        return;
+        field.record(fault, &[], Skipped, "nobody leads");
+        return None;
     };
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
+    let Some(taken) = field.take(&[member.id]) else {
+        field.record(fault, &[&member.name], Skipped, "too few others are whole");
+        return None;
+    };
+    Some((member, taken))
+}
+
+pub(super) async fn fsync_error(field: &Arc<Field>, dice: &mut Dice) {
+    const FAULT: &str = "fsync-error";
+    let Some((member, _taken)) = one(field, dice, FAULT).await else {
         return;
     };
     let _may_end = MayEnd::of(&member);
@@ -175,18 +182,7 @@ pub(super) async fn fsync_error(field: &Arc<Field>, dice: &mut Dice) {
 
 pub(super) async fn slow(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "slow-disk";
-    let leads = dice.chance(50);
-    let member = if leads {
-        some_leader(field, dice).await.map(|it| it.member)
-    } else {
-        some_follower(field, dice).await
-    };
-    let Some(member) = member else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
-        return;
-    };
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
+    let Some((member, _taken)) = one(field, dice, FAULT).await else {
         return;
     };
     let time = Duration::from_millis(dice.between(SLOW_FOR_MS.0, SLOW_FOR_MS.1));
