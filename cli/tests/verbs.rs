@@ -459,10 +459,11 @@ struct Dev {
 }
 
 impl Dev {
-    fn new() -> Self {
+    /// `base` is the caller's own: what is claimed is not held, so two that ask for the same get the same.
+    fn new(base: u16) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("tmp")).unwrap();
-        let claim = holdfast_jepsen::cluster::claim_ports(29_000, 1).unwrap();
+        let claim = holdfast_jepsen::cluster::claim_ports(base, 1).unwrap();
         Self {
             folder,
             port: claim.base.to_string(),
@@ -478,26 +479,34 @@ impl Dev {
     }
 
     /// Starts it, and waits until it says that it is ready.
-    async fn begins(&self, more: &[&str]) -> std::process::Child {
+    async fn begins(&self, more: &[&str]) -> Running {
         let ready = self.path("ready");
         let mut command = holdfast(&["dev", "--port", &self.port, "--ready-file", &ready]);
         command
             .args(more)
             .env("TMPDIR", self.path("tmp"))
             .stdout(std::process::Stdio::piped());
-        let node = command.spawn().unwrap();
+        let mut node = Running(Some(command.spawn().unwrap()));
         let began = std::time::Instant::now();
         while !Path::new(&ready).exists() {
             assert!(began.elapsed() < PATIENCE, "not ready");
+            let ended = node.0.as_mut().unwrap().try_wait().unwrap();
+            assert_eq!(ended, None, "before it was ready");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(std::fs::read_to_string(&ready).unwrap().trim(), self.api());
         std::fs::remove_file(ready).unwrap();
         node
     }
+}
 
+/// A node's process; killed if a test fails before it was ended in good order.
+struct Running(Option<std::process::Child>);
+
+impl Running {
     /// Ends it in good order; its first line.
-    fn ends(node: std::process::Child) -> String {
+    fn ends(mut self) -> String {
+        let node = self.0.take().unwrap();
         let pid = rustix::process::Pid::from_child(&node);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         let said = Said::of(&node.wait_with_output().unwrap());
@@ -506,14 +515,23 @@ impl Dev {
     }
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut node) = self.0.take() {
+            node.kill().unwrap();
+            node.wait().unwrap();
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_development_node_without_a_folder_leaves_nothing_behind_and_says_so_first() {
-    let dev = Dev::new();
+    let dev = Dev::new(28_000);
     let node = dev.begins(&[]).await;
     said(&["--endpoints", &dev.api(), "cluster", "status"]).ends(0, &["cluster dev"]);
     said(&["--endpoints", &dev.api(), "doctor", "healthcheck"]).ends(0, &[]);
     assert_eq!(entries(Path::new(&dev.path("tmp"))), 1, "the data");
-    let first = Dev::ends(node);
+    let first = node.ends();
     assert!(
         first.contains("temporary data, unsynced, removed at the end"),
         "{first}"
@@ -523,7 +541,7 @@ async fn a_development_node_without_a_folder_leaves_nothing_behind_and_says_so_f
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_development_node_with_a_folder_keeps_what_it_was_told() {
-    let dev = Dev::new();
+    let dev = Dev::new(29_000);
     let data = dev.path("data");
     let limits = |count: usize| {
         let said = said(&["--endpoints", &dev.api(), "limit", "list", "-o", "id"]);
@@ -541,10 +559,10 @@ async fn a_development_node_with_a_folder_keeps_what_it_was_told() {
         &dev.api(),
     ];
     said(&set).ends(0, &["limit bank: 1 at once"]);
-    Dev::ends(node);
+    node.ends();
     let node = dev.begins(&["--data", &data]).await;
     limits(1);
-    let first = Dev::ends(node);
+    let first = node.ends();
     assert!(first.contains(&format!("data in {data}")), "{first}");
     assert!(!first.contains("unsynced"), "{first}");
     assert_eq!(entries(Path::new(&dev.path("tmp"))), 0);

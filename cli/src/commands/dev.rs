@@ -118,10 +118,18 @@ impl Dev {
         output::line(format!("metrics  http://{}/metrics", node.admin()));
         output::line(format!("\nexport HOLDFAST_ENDPOINTS={api}"));
         if let Some(file) = &self.ready_file {
-            std::fs::write(file, format!("{api}\n"))?;
+            write_whole(file, &format!("{api}\n"))?;
         }
         Ok(())
     }
+}
+
+/// Who waits for the file to be there finds all of it.
+fn write_whole(file: &Path, text: &str) -> std::io::Result<()> {
+    let mut beside = file.as_os_str().to_owned();
+    beside.push(".new");
+    std::fs::write(&beside, text)?;
+    std::fs::rename(beside, file)
 }
 
 async fn ready(url: &str) -> Result<(), Failure> {
