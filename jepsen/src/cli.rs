@@ -10,6 +10,7 @@ mod profiles;
 mod run;
 pub mod selftest;
 pub mod sim;
+mod tally;
 
 pub use self::doctor::Doctor;
 pub use self::list::List;

@@ -33,15 +33,65 @@ pub fn lines(name: &str) -> Option<Vec<String>> {
     }
 }
 
+/// So many kinds break in one run: few enough that the cluster works in between, and ten pairs meet.
+const TOGETHER: usize = 5;
+
 fn every_fault_and_every_pair() -> Vec<String> {
-    let line = |faults: &str| {
-        format!("--workload mix --nemesis {faults} --nemesis-interval 7s --duration 35s")
+    let line = |faults: &str, seconds: u32| {
+        format!("--workload mix --nemesis {faults} --nemesis-interval 7s --duration {seconds}s")
     };
-    let mut lines: Vec<String> = KINDS.iter().map(|it| line(it.1)).collect();
-    for (at, one) in KINDS.iter().enumerate() {
-        for other in &KINDS[at + 1..] {
-            lines.push(line(&format!("{},{}", one.1, other.1)));
+    let singly = KINDS.iter().map(|it| line(it.1, 30));
+    let together = together();
+    let together = together.iter().map(|it| line(&it.join(","), 45));
+    singly.chain(together).collect()
+}
+
+/// Groups of kinds in which each two kinds meet: begins each with two that have not met, and adds whoever has met fewest of it.
+fn together() -> Vec<Vec<&'static str>> {
+    let kinds = KINDS.len();
+    let mut met = vec![vec![false; kinds]; kinds];
+    let mut groups = Vec::new();
+    let apart = |met: &[Vec<bool>]| {
+        (0..kinds).find_map(|one| {
+            (one + 1..kinds)
+                .find(|it| !met[one][*it])
+                .map(|it| (one, it))
+        })
+    };
+    while let Some((one, other)) = apart(&met) {
+        let mut group = vec![one, other];
+        while group.len() < TOGETHER.min(kinds) {
+            let news = |it: &usize| group.iter().filter(|at| !met[*it][**at]).count();
+            let free = (0..kinds).filter(|it| !group.contains(it));
+            // Of equals the one furthest down the list: those at its top have met most already.
+            let Some(next) = free.max_by_key(news) else {
+                break;
+            };
+            group.push(next);
         }
+        for one in &group {
+            for other in &group {
+                met[*one][*other] = true;
+            }
+        }
+        groups.push(group.into_iter().map(|at| KINDS[at].1).collect());
     }
-    lines
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_two_faults_meet_in_a_run_of_the_night() {
+        let groups = together();
+        for (at, one) in KINDS.iter().enumerate() {
+            for other in &KINDS[at + 1..] {
+                let both = |it: &Vec<&str>| it.contains(&one.1) && it.contains(&other.1);
+                assert!(groups.iter().any(both), "{} and {}", one.1, other.1);
+            }
+        }
+        assert!(groups.len() < 60, "{} runs", groups.len());
+    }
 }

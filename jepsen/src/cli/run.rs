@@ -1,6 +1,7 @@
 //! `jepsen run`: real processes, load, faults; then the verdict.
 
 use std::ffi::OsString;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use holdfast_jepsen::run::{Finished, Options, PartCommand, Require, conduct};
 use holdfast_jepsen::sink::Mode;
 use tokio::sync::watch;
 
+use super::tally::Tally;
 use super::{BAD_ARGUMENTS, HARNESS, UNKNOWN, VALID, VIOLATED, line, profiles, trouble};
 
 /// Real processes under load and faults, and everything written down
@@ -85,6 +87,9 @@ pub struct Run {
     /// A list of runs, one after the other: ci, night (every fault and every pair), release
     #[arg(long)]
     profile: Option<String>,
+    /// Which lines of the profile, counted from 0: FIRST.., or FIRST..END
+    #[arg(long, requires = "profile", value_parser = span)]
+    lines: Option<Range<usize>>,
     /// The line of a profile that this is.
     #[arg(skip)]
     line: Option<String>,
@@ -107,33 +112,36 @@ impl Run {
                 return HARNESS;
             }
         };
+        let mut tally = Tally::default();
         let Some(profile) = self.profile.clone() else {
-            return self.some(&stop).await;
+            return self.some(&stop, &mut tally).await;
         };
         let Some(lines) = profiles::lines(&profile) else {
             trouble(&format!("{profile} is none of ci, night, release"));
             return BAD_ARGUMENTS;
         };
         let mut worst = VALID;
-        let mut table = Vec::new();
-        for text in lines {
+        let all = 0..lines.len();
+        let wanted = self.lines.clone().unwrap_or(all);
+        for (at, text) in lines.into_iter().enumerate() {
+            if !wanted.contains(&at) {
+                continue;
+            }
+            line(&format!("line {at} of profile {profile}"));
             let code = match self.of_line(&text) {
-                Ok(run) => run.some(&stop).await,
+                Ok(run) => run.some(&stop, &mut tally).await,
                 Err(why) => {
                     trouble(&why);
                     return BAD_ARGUMENTS;
                 }
             };
-            table.push(format!("{code}  jepsen run {text}"));
+            tally.line(code, &text);
             worst = worse(worst, code);
             if *stop.borrow() || (self.until_fail && code != VALID) {
                 break;
             }
         }
-        line("CODES (0 valid, 1 violated, 2 unknown)");
-        for row in &table {
-            line(row);
-        }
+        line(&tally.text());
         worst
     }
 
@@ -151,7 +159,7 @@ impl Run {
         Ok(run)
     }
 
-    async fn some(&self, stop: &watch::Receiver<bool>) -> u8 {
+    async fn some(&self, stop: &watch::Receiver<bool>, tally: &mut Tally) -> u8 {
         let mut worst = VALID;
         for nth in 0..self.test_count {
             let seed = self.seed + nth;
@@ -162,7 +170,7 @@ impl Run {
                     return BAD_ARGUMENTS;
                 }
             };
-            let code = self.once(options, stop.clone()).await;
+            let code = self.once(options, stop.clone(), tally).await;
             worst = worse(worst, code);
             if *stop.borrow() || code == HARNESS || (self.until_fail && code != VALID) {
                 break;
@@ -171,7 +179,7 @@ impl Run {
         worst
     }
 
-    async fn once(&self, options: Options, stop: watch::Receiver<bool>) -> u8 {
+    async fn once(&self, options: Options, stop: watch::Receiver<bool>, tally: &mut Tally) -> u8 {
         let names: Vec<&str> = options.nemeses.iter().map(|it| it.name()).collect();
         let faults = if names.is_empty() {
             "none".to_string()
@@ -191,6 +199,7 @@ impl Run {
         match conduct(options, stop).await {
             Ok(finished) => {
                 let code = self.judge(&finished);
+                tally.run(code, &finished);
                 if let Some(field) = finished.left {
                     line("left running until Ctrl-C");
                     // An end of the sender would be an end of the wait as well.
@@ -386,9 +395,31 @@ fn time(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// `3..`, `3..9`.
+fn span(text: &str) -> Result<Range<usize>, String> {
+    let bad = || format!("{text} is not of the form 3.. or 3..9");
+    let (from, to) = text.split_once("..").ok_or_else(bad)?;
+    let number = |text: &str| text.parse::<usize>().map_err(|_| bad());
+    let to = if to.is_empty() {
+        usize::MAX
+    } else {
+        number(to)?
+    };
+    Ok(number(from)?..to)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn some_lines_are_chosen_by_number() {
+        assert_eq!(span("3.."), Ok(3..usize::MAX));
+        assert_eq!(span("3..9"), Ok(3..9));
+        for bad in ["", "3", "..9", "a..b"] {
+            assert!(span(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn times_are_read_with_their_unit_only() {
