@@ -13,7 +13,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
@@ -24,9 +24,9 @@ use holdfast_raft::{
 use holdfast_scheduler::apply::LEVEL_MAX;
 use holdfast_scheduler::{
     effect::{Effect, Ended},
-    entry::{BecomeLeader, Duty, Work},
+    entry::{Ask, BecomeLeader, Duty, Start, Work},
     ids::{Epoch, FeatureLevel, Fence, Name, NodeId, RunId, Seq, SessionId},
-    lead::{Input, Lead, Output, Terms},
+    lead::{Came, Input, Lead, Output, Terms},
     orders::Orders,
     reply::{Reply, Status},
     rows::{Fault, Key, ReadRows, Row, TypedRows},
@@ -45,6 +45,8 @@ use crate::{
 
 /// How often the leader looks at the time; nothing is later than this for want of a look.
 const TICK: Duration = Duration::from_millis(10);
+/// A follower's picture is behind its rows by this at most: it is woken less often than entries are applied.
+const FOLLOWER_RESTS: Duration = Duration::from_millis(5);
 /// How often figures are published and the clock is compared with the others'.
 const SLOW_TICK: Duration = Duration::from_secs(1);
 /// A `BecomeLeader` that was refused while no leader was named is proposed again after this.
@@ -58,7 +60,7 @@ const OFFERS_PER_LOOK: usize = 32;
 /// Streams' messages to the leader: a beat a second from each worker, and credit.
 pub const INBOX_MAX: usize = 4_096;
 
-/// What work streams tell their leader.
+/// What work streams and starts tell their leader.
 #[derive(Debug)]
 pub enum FromStream {
     /// The worker is welcome, and its stream stands in `Streams`.
@@ -80,12 +82,17 @@ pub enum FromStream {
     Alive(Work, Fence),
     /// The worker does not keep the function: all of the journal, please.
     NeedJournal(SessionId, RunId, Fence),
+    /// To be proposed, and the run granted in the same entry if somebody is there to drive it.
+    Start(Start, oneshot::Sender<Proposed>),
 }
+
+/// The answer to a proposal.
+pub type Proposed = Result<(Reply, Position), ProposeError>;
 
 /// The end of a proposal of this task.
 enum Answer {
-    Duty(u64, Result<(Reply, Position), ProposeError>),
-    Epoch(u64, Result<(Reply, Position), ProposeError>),
+    Duty(u64, Proposed),
+    Epoch(u64, Proposed),
 }
 
 /// What the whole node knows, and its leaders need.
@@ -165,8 +172,10 @@ impl Leader {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut slow = interval(SLOW_TICK);
         slow.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rests_until = Instant::now();
         loop {
             let retry = self.retry_epoch;
+            let rests = !self.hint.is_self && rests_until > Instant::now();
             tokio::select! {
                 biased;
                 () = async { drop(stop.wait_for(|stop| *stop).await) } => break,
@@ -174,13 +183,15 @@ impl Leader {
                     Ok(()) => self.hinted(),
                     Err(_) => break,
                 },
-                batch = effects.next() => {
+                () = sleep_until(rests_until), if rests => {}
+                batch = effects.next(), if !rests => {
                     let Some(batch) = batch else { break };
                     let mut batches = VecDeque::from([batch]);
                     while batches.len() < BATCHES_AT_ONCE && let Some(batch) = effects.try_next() {
                         batches.push_back(batch);
                     }
                     self.applied(batches).await;
+                    rests_until = Instant::now() + FOLLOWER_RESTS;
                 }
                 Some(answer) = self.answers.1.recv() => self.answered(answer).await,
                 Some(message) = self.inbox.recv() => self.told(message).await,
@@ -460,12 +471,13 @@ impl Leader {
     async fn answered(&mut self, answer: Answer) {
         match answer {
             Answer::Duty(id, result) => {
-                let (more, unknown) = match result {
-                    Ok((Reply::Did { more, .. }, _)) => (more, false),
-                    Ok((Reply::Void, _)) | Err(_) => (false, true),
-                    Ok(_) => (false, false),
+                let came = match result {
+                    Ok((Reply::Did { more: true, .. }, _)) => Came::More,
+                    Ok((Reply::Moot, _)) => Came::Moot,
+                    Ok((Reply::Void, _)) | Err(_) => Came::Unknown,
+                    Ok(_) => Came::Done,
                 };
-                self.step(Input::Done { id, more, unknown }).await;
+                self.step(Input::Done { id, came }).await;
             }
             Answer::Epoch(term, result) if self.claimed == Some(term) => match result {
                 // The effect says the rest.
@@ -504,6 +516,13 @@ impl Leader {
                 steps,
             },
             FromStream::Alive(work, fence) => Input::Alive(work, fence),
+            FromStream::Start(start, answer) => {
+                let (run, workflow) = (start.run.clone(), start.workflow.clone());
+                let proposal = Proposal::from(Ask::Start(start));
+                let answer = |answered| drop(answer.send(answered)); // who asked may have gone
+                self.partition.replica.propose_with(proposal, answer);
+                Input::Starting { run, workflow }
+            }
             FromStream::NeedJournal(session, run, fence) => {
                 return self.offer(vec![Offer::Whole(session, run, fence)]).await;
             }

@@ -13,6 +13,7 @@ pub mod work;
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, transport::Channel};
 
 use holdfast_proto::v1;
@@ -21,6 +22,7 @@ use holdfast_scheduler::{entry::Ask, ids::RunId, reply::Reply, rows::Fault};
 
 use crate::{
     disk::Disk,
+    leader::{FromStream, Proposed},
     machine::{Engine, Proposal, SnapshotRows},
     partitions::{Partition, Partitions},
     settings::LeaseTimes,
@@ -75,7 +77,7 @@ impl Api {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         self.disk.verify_proposals()?;
-        match partition.replica.propose(Proposal::from(ask)).await {
+        match proposed(partition, ask).await {
             Ok((Reply::Rejected(rejected), _)) => Err(status::rejected(&rejected)),
             Ok((Reply::Quarantined, _)) => Err(status::quarantined()),
             Ok((reply, at)) => answer(reply, position(at)).map(Response::new),
@@ -114,6 +116,20 @@ impl Api {
             .map_err(|error| status::read(&error))?;
         Ok((found.map_err(|fault| status::fault(&fault))?, position(at)))
     }
+}
+
+/// Proposes; a start goes through the leader's shell, which may have a worker for it at once.
+async fn proposed(partition: &Partition, ask: Ask) -> Proposed {
+    // Without room the leader has much to do: the run is granted when it comes to it.
+    if let Ask::Start(start) = &ask
+        && partition.clock.now().is_some()
+        && let Ok(room) = partition.leader.try_reserve()
+    {
+        let (answer, answered) = oneshot::channel();
+        room.send(FromStream::Start(start.clone(), answer));
+        return answered.await.unwrap_or(Err(ProposeError::Unknown));
+    }
+    partition.replica.propose(Proposal::from(ask)).await
 }
 
 /// Resolves once this node hears of a newer term than now.

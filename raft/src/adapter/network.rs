@@ -29,7 +29,7 @@ use crate::adapter::snapshot;
 use crate::adapter::types::{CoreSnapshot, CoreVote, Types};
 use crate::peer::connections::{Peer, Peers};
 use crate::peer::identity::{Member, addressed};
-use crate::peer::stream::{Broken, outstanding, pair_in_order};
+use crate::peer::stream::{Broken, HeldBack, outstanding, pair_in_order};
 use crate::seeded::{Bug, armed};
 use crate::state::SnapData;
 use crate::types::{GroupId, NodeId};
@@ -126,7 +126,7 @@ impl Client {
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         let (peer, address) = self.reach()?;
-        let (requests, account) = outstanding(input);
+        let (requests, account) = outstanding(HeldBack::new(input, says_little));
         let pulses = Arc::clone(&self.pulses);
         let (claim, claimed) = futures::channel::mpsc::unbounded();
         let frames = requests.map(move |ask| {
@@ -159,6 +159,11 @@ impl Client {
         }
         Ok(paired.boxed())
     }
+}
+
+/// Only that more entries are committed.
+fn says_little(ask: &AppendEntriesRequest<Types>) -> bool {
+    ask.entries.is_empty()
 }
 
 impl RaftNetworkV2<Types> for Client {

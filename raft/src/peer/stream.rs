@@ -7,11 +7,12 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
+use tokio::time::Sleep;
 
 use crate::seeded::{Bug, armed};
 
@@ -20,6 +21,9 @@ pub(crate) const OUTSTANDING_MAX: usize = 32;
 
 /// How long one request may stay unanswered before the stream is given up.
 pub(crate) const REPLY_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long a request that says little waits for company: the clock of the runtime knows no less than a millisecond.
+const HELD_BACK: Duration = Duration::from_millis(2);
 
 /// How often an unanswered request's age is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -36,6 +40,65 @@ pub(crate) enum Broken {
     /// A reply to nothing.
     #[error("a reply came that nobody asked for")]
     Unasked,
+}
+
+/// Requests of which those that `say_little` go out with the next one, or [`HELD_BACK`] later: that entries are committed is
+/// no news to wake a follower for, which would take the time that the next commit needs.
+pub(crate) struct HeldBack<S: Stream> {
+    requests: S,
+    says_little: fn(&S::Item) -> bool,
+    held: Option<S::Item>,
+    /// What came after it.
+    behind: Option<S::Item>,
+    ended: bool,
+    waits: Pin<Box<Sleep>>,
+}
+
+impl<S: Stream> HeldBack<S> {
+    /// Of `requests`; in a runtime.
+    pub(crate) fn new(requests: S, says_little: fn(&S::Item) -> bool) -> Self {
+        Self {
+            requests,
+            says_little,
+            held: None,
+            behind: None,
+            ended: false,
+            waits: Box::pin(tokio::time::sleep(HELD_BACK)),
+        }
+    }
+}
+
+impl<S: Stream + Unpin> Stream for HeldBack<S>
+where
+    S::Item: Unpin,
+{
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.ended || this.behind.is_some() {
+            return Poll::Ready(this.behind.take());
+        }
+        if this.held.is_none() {
+            match ready!(this.requests.poll_next_unpin(cx)) {
+                Some(request) if (this.says_little)(&request) => {
+                    this.held = Some(request);
+                    this.waits
+                        .as_mut()
+                        .reset(tokio::time::Instant::now() + HELD_BACK);
+                }
+                next => return Poll::Ready(next),
+            }
+        }
+        match this.requests.poll_next_unpin(cx) {
+            Poll::Ready(next) => {
+                this.ended = next.is_none();
+                this.behind = next;
+            }
+            Poll::Pending => ready!(this.waits.as_mut().poll(cx)),
+        }
+        Poll::Ready(this.held.take())
+    }
 }
 
 /// What both directions share.
@@ -165,7 +228,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::channel::mpsc;
+    use futures::{FutureExt as _, channel::mpsc};
 
     /// Tells when it is dropped.
     struct Told(Arc<Mutex<bool>>);
@@ -241,5 +304,27 @@ mod tests {
             .expect("the machine is up longer");
         shared.lock().sent[0] = long_ago;
         assert!(matches!(replies.next().await, Some(Err(Broken::Silent(_)))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_says_little_goes_out_with_the_next_request_or_a_little_later_and_nothing_is_lost()
+    {
+        let (asks, requests) = mpsc::unbounded();
+        let mut held = HeldBack::new(requests, |it: &u8| *it == 0);
+        asks.unbounded_send(1).unwrap();
+        assert_eq!(held.next().now_or_never(), Some(Some(1)), "at once");
+        asks.unbounded_send(0).unwrap();
+        assert_eq!(held.next().now_or_never(), None, "it waits");
+        asks.unbounded_send(2).unwrap();
+        assert_eq!(held.next().now_or_never(), Some(Some(0)), "in order");
+        assert_eq!(held.next().now_or_never(), Some(Some(2)));
+        asks.unbounded_send(0).unwrap();
+        let began = tokio::time::Instant::now();
+        assert_eq!(held.next().await, Some(0), "nothing follows");
+        assert!(began.elapsed() >= HELD_BACK, "{:?}", began.elapsed());
+        asks.unbounded_send(0).unwrap();
+        drop(asks);
+        assert_eq!(held.next().now_or_never(), Some(Some(0)), "before the end");
+        assert_eq!(held.next().now_or_never(), Some(None));
     }
 }

@@ -496,6 +496,11 @@ impl Hot {
         }
     }
 
+    /// Whether it waits or is leased.
+    pub(super) fn is_known(&self, work: &Work) -> bool {
+        self.ready.contains_key(work) || self.leases.contains_key(work)
+    }
+
     /// Something falls due then.
     pub(super) fn due_at(&mut self, due: Timestamp) {
         self.due.insert(due);

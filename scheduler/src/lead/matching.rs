@@ -3,18 +3,22 @@
 //! A run goes to the worker that keeps its function, if that one has room; else to the one with the most room. Work that
 //! workers died of goes only to one that holds nothing. Within one kind of work the longest waiting goes first.
 
-use super::{Hot, Sessions, sessions::Takes};
+use super::{
+    Hot, Sessions,
+    sessions::{Taken, Takes},
+};
 use crate::{
     bounds,
     effect::Needs,
     entry::{Grant, Work},
-    ids::SessionId,
+    ids::{Name, RunId, SessionId, Version},
+    time::Timestamp,
     values::run::ReadyWork,
 };
 
 impl Hot {
     /// Grants to propose now, at most `room`; what they take of their workers' credit is taken.
-    pub(super) fn matched(&mut self, sessions: &mut Sessions, room: usize) -> Vec<Grant> {
+    pub(super) fn matched(&mut self, sessions: &mut Sessions, room: usize) -> Vec<(Grant, Taken)> {
         let mut grants = Vec::new();
         let stirred = std::mem::take(&mut self.passing().stirred);
         for needs in stirred {
@@ -32,7 +36,7 @@ impl Hot {
         needs: &Needs,
         sessions: &mut Sessions,
         room: usize,
-        grants: &mut Vec<Grant>,
+        grants: &mut Vec<(Grant, Taken)>,
     ) {
         let Some(queue) = self.queues.get(needs) else {
             return;
@@ -50,22 +54,53 @@ impl Hot {
             }
             match self.choose(work, ready, sessions) {
                 Some(session) => {
-                    sessions.take(session, takes(work, needs));
-                    chosen.push((work.clone(), session));
+                    let taken = sessions.take(session, takes(work, needs));
+                    chosen.push((work.clone(), session, taken));
                 }
                 None if ready.alone => {} // the next one may not be as choosy
                 None => break,
             }
         }
-        for (work, session) in chosen {
-            let free_slots = self.free_slots(session);
-            self.passing().reserved.insert(work.clone());
-            grants.push(Grant {
-                work,
-                session,
-                free_slots,
-            });
+        for (work, session, taken) in chosen {
+            grants.push((self.reserve(work, session), taken));
         }
+    }
+
+    fn reserve(&mut self, work: Work, session: SessionId) -> Grant {
+        let free_slots = self.free_slots(session);
+        self.passing().reserved.insert(work.clone());
+        Grant {
+            work,
+            session,
+            free_slots,
+        }
+    }
+
+    /// A grant of a run whose start is not applied yet. None if that overtook anything that waits. The version that it will be
+    /// pinned to is not known here: the newest that is served is tried, and with another one the grant is moot.
+    pub(super) fn foreseen(
+        &mut self,
+        sessions: &mut Sessions,
+        run: &RunId,
+        workflow: &Name,
+    ) -> Option<(Grant, Taken)> {
+        let newest = Needs::Workflow(workflow.clone(), Version(u32::MAX));
+        let (needs, _) = self.servers.range(..=newest).next_back()?;
+        let fits = matches!(needs, Needs::Workflow(name, _) if name == workflow);
+        let work = Work::Run(run.clone());
+        let known = self.is_reserved(&work) || self.is_known(&work);
+        if !fits || known || self.queues.contains_key(needs) {
+            return None;
+        }
+        let ready = ReadyWork {
+            needs: needs.clone(),
+            since: Timestamp(0),
+            prefers: None,
+            alone: false,
+        };
+        let session = self.choose(&work, &ready, sessions)?;
+        let taken = sessions.take(session, Takes::Drive);
+        Some((self.reserve(work, session), taken))
     }
 
     fn choose(&self, work: &Work, ready: &ReadyWork, sessions: &Sessions) -> Option<SessionId> {

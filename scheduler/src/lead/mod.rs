@@ -14,11 +14,13 @@ use std::{collections::BTreeMap, sync::Arc};
 pub use hot::Hot;
 pub use sessions::Sessions;
 
+use sessions::Taken;
+
 use crate::{
     bounds,
     effect::Effect,
-    entry::{Admit, Duty, Expire, Work},
-    ids::{Epoch, Fence, LimitName, RunId, SessionId},
+    entry::{Admit, Duty, Expire, Grant, Work},
+    ids::{Epoch, Fence, LimitName, Name, RunId, SessionId},
     orders::Orders,
     reply::{JournalRow, StepGrant},
     seeded::{self, Bug},
@@ -84,15 +86,40 @@ pub enum Input {
     },
     /// A heartbeat without news: the attempt is alive.
     Alive(Work, Fence),
+    /// The start of a run is being proposed; whatever is proposed from here on comes after it.
+    Starting {
+        /// Its id.
+        run: RunId,
+        /// Of this workflow.
+        workflow: Name,
+    },
     /// A duty was answered, or its outcome is unknown.
     Done {
         /// As it was proposed.
         id: u64,
-        /// Whether the same duty would find more.
-        more: bool,
-        /// Whether it may not have been applied.
-        unknown: bool,
+        /// What came of it.
+        came: Came,
     },
+}
+
+/// What came of a duty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Came {
+    /// It was done.
+    Done,
+    /// It was done, and the same duty would find more.
+    More,
+    /// It was not to be done any more: nothing has changed.
+    Moot,
+    /// It may not have been applied.
+    Unknown,
+}
+
+impl Came {
+    /// Whether it has to be looked at again.
+    fn leaves_more(self) -> bool {
+        matches!(self, Self::More | Self::Unknown)
+    }
 }
 
 /// What to do.
@@ -170,7 +197,7 @@ pub enum Output {
 /// What a duty under way is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Pending {
-    Grant(Work),
+    Grant(Work, Taken),
     Admit(LimitName),
     Session(SessionId),
     Lease(Work, Fence),
@@ -253,7 +280,8 @@ impl Lead {
                 self.hot.stir_for(session);
             }
             Input::Alive(work, fence) => self.hot.alive(&work, fence, mono),
-            Input::Done { id, more, unknown } => self.done(id, more, unknown, mono),
+            Input::Starting { run, workflow } => self.starting(&run, &workflow),
+            Input::Done { id, came } => self.done(id, came, mono),
         }
         if self.epoch.is_some() && mono >= self.quiet_until {
             self.think(mono, now);
@@ -333,24 +361,24 @@ impl Lead {
         }
     }
 
-    #[expect(
-        clippy::fn_params_excessive_bools,
-        reason = "the fields of `Input::Done`"
-    )]
-    fn done(&mut self, id: u64, more: bool, unknown: bool, mono: u64) {
+    fn done(&mut self, id: u64, came: Came, mono: u64) {
         let Some(pending) = self.pending.remove(&id) else {
             return;
         };
+        let unknown = came == Came::Unknown;
         if unknown {
             self.quiet_until = mono + RETRY_AFTER_MS;
         }
         match pending {
-            Pending::Grant(work) => {
+            Pending::Grant(work, taken) => {
+                if came == Came::Moot {
+                    self.sessions.give_back(taken);
+                }
                 self.hot.release(&work);
             }
-            Pending::Admit(limit) => self.hot.limit_looked(&limit, more || unknown),
+            Pending::Admit(limit) => self.hot.limit_looked(&limit, came.leaves_more()),
             Pending::Session(session) => {
-                if (more || unknown) && (self.hot.knows(session) || self.hot.holds(session)) {
+                if came.leaves_more() && (self.hot.knows(session) || self.hot.holds(session)) {
                     self.expire_session(session);
                 }
             }
@@ -361,7 +389,7 @@ impl Lead {
             }
             Pending::Fire => {
                 self.firing = false;
-                if more || unknown {
+                if came.leaves_more() {
                     self.hot.due_at(Timestamp(0));
                 }
             }
@@ -517,9 +545,24 @@ impl Lead {
             self.propose(Pending::Admit(limit), duty);
         }
         let room = GRANTS_IN_FLIGHT_MAX.saturating_sub(self.pending.len());
-        for grant in self.hot.matched(&mut self.sessions, room) {
-            self.propose(Pending::Grant(grant.work.clone()), Duty::Grant(grant));
+        for (grant, taken) in self.hot.matched(&mut self.sessions, room) {
+            self.grant(grant, taken);
         }
+    }
+
+    /// A grant right behind the start saves the run a commit. If the start does not begin it, the grant is moot.
+    fn starting(&mut self, run: &RunId, workflow: &Name) {
+        if self.epoch.is_none() || self.pending.len() >= GRANTS_IN_FLIGHT_MAX {
+            return;
+        }
+        if let Some((grant, taken)) = self.hot.foreseen(&mut self.sessions, run, workflow) {
+            self.grant(grant, taken);
+        }
+    }
+
+    fn grant(&mut self, grant: Grant, taken: Taken) {
+        let pending = Pending::Grant(grant.work.clone(), taken);
+        self.propose(pending, Duty::Grant(grant));
     }
 
     fn expire_session(&mut self, session: SessionId) {
@@ -685,8 +728,8 @@ mod tests {
             ack_age_ms: 0,
         };
         assert!(lead.step(beat, 5_004, Timestamp(0)).is_empty());
-        let (more, unknown) = (false, true);
-        let out = lead.step(Input::Done { id, more, unknown }, 5_005, Timestamp(0));
+        let came = Came::Unknown;
+        let out = lead.step(Input::Done { id, came }, 5_005, Timestamp(0));
         assert_eq!(
             out.len(),
             1,
@@ -763,11 +806,8 @@ mod tests {
             _ => None,
         });
         let id = id.expect("it was counted");
-        let (more, unknown) = (false, false);
-        assert_eq!(
-            fires(&lead.step(Input::Done { id, more, unknown }, 4, behind)),
-            0
-        );
+        let came = Came::Done;
+        assert_eq!(fires(&lead.step(Input::Done { id, came }, 4, behind)), 0);
         assert_eq!(
             fires(&lead.step(Input::Tick, 5, at)),
             1,
@@ -841,14 +881,146 @@ mod tests {
         let out = lead.step(left, 2, Timestamp(0));
         assert!(out.contains(&Output::Ended(SESSION)), "{out:?}");
         let id = expiry(&out).expect("the rest is ended at once");
-        let answer = |id, more| Input::Done {
-            id,
-            more,
-            unknown: false,
-        };
-        let id = expiry(&lead.step(answer(id, true), 3, Timestamp(0))).expect("and the next part");
-        assert_eq!(expiry(&lead.step(answer(id, false), 4, Timestamp(0))), None);
+        let answer = |id, came| Input::Done { id, came };
+        let id =
+            expiry(&lead.step(answer(id, Came::More), 3, Timestamp(0))).expect("and the next part");
+        assert_eq!(
+            expiry(&lead.step(answer(id, Came::Done), 4, Timestamp(0))),
+            None
+        );
         lead.step(Input::Lost, 5, Timestamp(0));
         assert!(expiry(&lead.step(Input::Won(Epoch(2)), 6, Timestamp(0))).is_some());
+    }
+
+    /// One leads, with one worker that takes `drives` runs.
+    fn led(drives: u64) -> Lead {
+        let mut lead = Lead::new(TERMS);
+        lead.step(Input::Effects(vec![attached()]), 0, Timestamp(0));
+        lead.step(Input::Won(Epoch(1)), 1, Timestamp(0));
+        lead.step(Input::Opened(SESSION), 2, Timestamp(0));
+        let (session, steps) = (SESSION, 4);
+        let credit = Input::Credit {
+            session,
+            drives,
+            steps,
+        };
+        lead.step(credit, 3, Timestamp(0));
+        lead
+    }
+
+    fn starting(run: &str) -> Input {
+        Input::Starting {
+            run: RunId::from_stored(run),
+            workflow: crate::ids::Name::from_stored("order"),
+        }
+    }
+
+    fn ready(run: &str) -> Input {
+        let needs = crate::effect::Needs::Workflow(
+            crate::ids::Name::from_stored("order"),
+            crate::ids::Version(1),
+        );
+        Input::Effects(vec![Effect::Ready {
+            work: Work::Run(RunId::from_stored(run)),
+            needs,
+            since: Timestamp(0),
+            prefers: None,
+            alone: false,
+        }])
+    }
+
+    fn granted(out: &[Output]) -> Vec<(u64, String)> {
+        let grant = |it: &Output| match it {
+            Output::Propose {
+                id,
+                duty: Duty::Grant(grant),
+            } => Some((*id, grant.work.run().to_string())),
+            _ => None,
+        };
+        out.iter().filter_map(grant).collect()
+    }
+
+    #[test]
+    fn a_run_is_granted_right_behind_its_start_and_once() {
+        let mut lead = led(4);
+        let out = granted(&lead.step(starting("order-1"), 4, Timestamp(0)));
+        assert_eq!(out.len(), 1);
+        assert_eq!(
+            granted(&lead.step(starting("order-1"), 5, Timestamp(0))),
+            []
+        );
+        assert_eq!(granted(&lead.step(ready("order-1"), 6, Timestamp(0))), []);
+        let (id, came) = (out[0].0, Came::Done);
+        let taken = Input::Effects(vec![
+            Effect::NotReady(Work::Run(RunId::from_stored("order-1"))),
+            began(Work::Run(RunId::from_stored("order-1")), 9),
+        ]);
+        lead.step(taken, 7, Timestamp(0));
+        let out = lead.step(Input::Done { id, came }, 8, Timestamp(0));
+        assert_eq!(granted(&out), []);
+        assert_eq!(
+            granted(&lead.step(starting("order-1"), 9, Timestamp(0))),
+            []
+        );
+    }
+
+    #[test]
+    fn a_grant_that_was_moot_takes_nothing_of_its_workers_credit() {
+        let mut lead = led(1);
+        let out = granted(&lead.step(starting("order-1"), 4, Timestamp(0)));
+        let (id, came) = (out[0].0, Came::Moot);
+        assert_eq!(
+            granted(&lead.step(starting("order-2"), 5, Timestamp(0))),
+            []
+        );
+        lead.step(Input::Done { id, came }, 6, Timestamp(0));
+        let out = granted(&lead.step(starting("order-3"), 7, Timestamp(0)));
+        assert_eq!(out.len(), 1);
+        // Of a stream that was opened meanwhile it was not taken.
+        lead.step(Input::Opened(SESSION), 8, Timestamp(0));
+        let (session, drives, steps) = (SESSION, 1, 4);
+        let credit = Input::Credit {
+            session,
+            drives,
+            steps,
+        };
+        lead.step(credit, 9, Timestamp(0));
+        assert_eq!(
+            granted(&lead.step(starting("order-4"), 10, Timestamp(0))).len(),
+            1
+        );
+        let id = out[0].0;
+        lead.step(Input::Done { id, came }, 11, Timestamp(0));
+        assert_eq!(
+            granted(&lead.step(starting("order-5"), 12, Timestamp(0))),
+            []
+        );
+    }
+
+    #[test]
+    fn a_start_overtakes_no_run_that_waits_and_nobody_is_granted_without_a_leader() {
+        let mut lead = led(0);
+        assert_eq!(granted(&lead.step(ready("order-1"), 4, Timestamp(0))), []);
+        let (session, drives, steps) = (SESSION, 2, 4);
+        let credit = Input::Credit {
+            session,
+            drives,
+            steps,
+        };
+        // The credit is for who waits; what starts meanwhile waits behind it.
+        let out = granted(&lead.step(credit, 5, Timestamp(0)));
+        assert_eq!(
+            out.iter().map(|it| it.1.as_str()).collect::<Vec<_>>(),
+            ["order-1"]
+        );
+        assert_eq!(
+            granted(&lead.step(starting("order-2"), 6, Timestamp(0))),
+            []
+        );
+        lead.step(Input::Lost, 7, Timestamp(0));
+        assert_eq!(
+            granted(&lead.step(starting("order-3"), 8, Timestamp(0))),
+            []
+        );
     }
 }

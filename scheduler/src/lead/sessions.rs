@@ -21,8 +21,20 @@ struct Heard {
     last_beat: u64,
     expiry_proposed: bool,
     open: bool,
+    /// How often a stream was opened: credit is a matter of one stream.
+    streams: u64,
     drives: Credit,
     steps: Credit,
+}
+
+impl Heard {
+    fn credit_of(&mut self, takes: Takes) -> Option<&mut Credit> {
+        match takes {
+            Takes::Drive => Some(&mut self.drives),
+            Takes::Step => Some(&mut self.steps),
+            Takes::Nothing => None,
+        }
+    }
 }
 
 /// Totals on the open stream: granted by the worker, used by us.
@@ -45,6 +57,14 @@ pub(super) enum Takes {
     Step,
     /// A local step of a run that it drives already.
     Nothing,
+}
+
+/// Credit that was taken, to be given back if nothing comes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Taken {
+    session: SessionId,
+    takes: Takes,
+    stream: u64,
 }
 
 impl Sessions {
@@ -73,6 +93,7 @@ impl Sessions {
     pub(super) fn opened(&mut self, session: SessionId, mono: u64) {
         let heard = self.0.entry(session).or_default();
         heard.open = true;
+        heard.streams += 1;
         heard.last_beat = heard.last_beat.max(mono);
         heard.drives = Credit::default();
         heard.steps = Credit::default();
@@ -140,13 +161,28 @@ impl Sessions {
         }
     }
 
-    pub(super) fn take(&mut self, session: SessionId, takes: Takes) {
+    pub(super) fn take(&mut self, session: SessionId, takes: Takes) -> Taken {
+        let mut stream = 0;
         if let Some(heard) = self.0.get_mut(&session) {
-            match takes {
-                Takes::Drive => heard.drives.used += 1,
-                Takes::Step => heard.steps.used += 1,
-                Takes::Nothing => {}
+            stream = heard.streams;
+            if let Some(credit) = heard.credit_of(takes) {
+                credit.used += 1;
             }
+        }
+        Taken {
+            session,
+            takes,
+            stream,
+        }
+    }
+
+    /// Nothing came of it: the worker can be given something else. Of an earlier stream nothing counts any more.
+    pub(super) fn give_back(&mut self, taken: Taken) {
+        if let Some(heard) = self.0.get_mut(&taken.session)
+            && heard.streams == taken.stream
+            && let Some(credit) = heard.credit_of(taken.takes)
+        {
+            credit.used = credit.used.saturating_sub(1);
         }
     }
 

@@ -43,6 +43,8 @@ static BLOB: [u8; 256 * 1024 + 1] = [b'x'; 256 * 1024 + 1];
 const SIGNALS: [&str; 2] = ["go", "stop"];
 /// Asks and leases remembered, to be repeated late.
 const REMEMBERED: usize = 8;
+/// Commands in an entry, as the proposer cuts it.
+pub(super) const COMMANDS_MAX: u32 = 512;
 
 /// A group, and what may happen to it next.
 #[derive(Debug)]
@@ -194,14 +196,14 @@ impl World {
             return self.new_leader();
         }
         let most = u64::from(self.swarm.most_commands);
-        let count = if most == 512 && self.dice.chance(60) {
+        let count = if most == u64::from(COMMANDS_MAX) && self.dice.chance(60) {
             100 + self.dice.below(413)
         } else {
             1 + self.dice.below(most)
         };
-        let proposed = self.led_duties()?;
-        let (ids, duties): (Vec<_>, Vec<_>) = proposed.into_iter().unzip();
-        let mut commands: Vec<Command> = duties.into_iter().map(Command::Duty).collect();
+        let mut asked = Vec::new();
+        let mut commands = Vec::new();
+        self.gather_duties(&mut asked, &mut commands)?;
         while (commands.len() as u64) < count {
             let command = self.command();
             if let Command::Ask(ask) = &command
@@ -210,6 +212,9 @@ impl World {
                 remember(&mut self.recent, ask.clone());
             }
             commands.push(command);
+        }
+        if self.foresee(&commands)? {
+            self.gather_duties(&mut asked, &mut commands)?;
         }
         let replies = if self.dice.rarely(self.swarm.wrong_epochs) {
             let body = Body::Batch {
@@ -221,10 +226,42 @@ impl World {
         } else {
             self.batch(commands)?
         };
-        for (id, reply) in ids.into_iter().zip(&replies) {
-            self.tape.act(Act::Lead(leaders::answer(id, Some(reply))))?;
+        for (id, at) in asked {
+            self.tape
+                .act(Act::Lead(leaders::answer(id, Some(&replies[at]))))?;
         }
         self.late_duties()
+    }
+
+    /// What the leader wants proposed goes into the entry, with its place there.
+    fn gather_duties(
+        &mut self,
+        asked: &mut Vec<(Proposed, usize)>,
+        commands: &mut Vec<Command>,
+    ) -> Result<(), Broken> {
+        for (id, duty) in self.led_duties()? {
+            let twice = asked.iter().any(|(earlier, _)| *earlier == id);
+            if !twice && commands.len() < COMMANDS_MAX as usize {
+                asked.push((id, commands.len()));
+                commands.push(Command::Duty(duty));
+            }
+        }
+        Ok(())
+    }
+
+    /// The leader hears of starts that go into the log; says whether it did.
+    fn foresee(&mut self, commands: &[Command]) -> Result<bool, Broken> {
+        let mut acts = Vec::new();
+        for command in commands {
+            if let (Command::Ask(Ask::Start(it)), Some(leaders)) = (command, &self.leaders)
+                && self.dice.chance(60)
+            {
+                acts.push(leaders.starting(it.run.clone(), it.workflow.clone()));
+            }
+        }
+        let any = !acts.is_empty();
+        self.lead(acts)?;
+        Ok(any && self.dice.chance(50))
     }
 
     /// A leader of before does not know that it is one.

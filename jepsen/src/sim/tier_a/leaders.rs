@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use holdfast_scheduler::{
     entry::Duty,
-    ids::{Epoch, NodeId, ProcessId, SessionId},
+    ids::{Epoch, Name, NodeId, ProcessId, RunId, SessionId},
+    lead::Came,
     reply::Reply,
     time::{Millis, Timestamp},
 };
@@ -208,6 +209,16 @@ impl Leaders {
         });
     }
 
+    /// The leader hears that this run's start is on its way.
+    pub fn starting(&self, run: RunId, workflow: Name) -> Act {
+        let node = self.leader;
+        Act::Starting {
+            node,
+            run,
+            workflow,
+        }
+    }
+
     /// Duties that reach the log now, by whom, and answers to those that were lost on the way.
     pub fn proposals(&mut self, tape: &Tape, dice: &mut Dice) -> (Vec<(Proposed, Duty)>, Vec<Act>) {
         let (node, mut taken, mut acts) = (self.leader, Vec::new(), Vec::new());
@@ -230,12 +241,11 @@ impl Leaders {
 
 /// How the shell answers a duty; none: nobody knows what became of it.
 pub fn answer((node, id): Proposed, reply: Option<&Reply>) -> Act {
-    let more = matches!(reply, Some(Reply::Did { more: true, .. }));
-    let unknown = matches!(reply, None | Some(Reply::Void));
-    Act::Done {
-        node,
-        id,
-        more,
-        unknown,
-    }
+    let came = match reply {
+        None | Some(Reply::Void) => Came::Unknown,
+        Some(Reply::Did { more: true, .. }) => Came::More,
+        Some(Reply::Moot) => Came::Moot,
+        Some(_) => Came::Done,
+    };
+    Act::Done { node, id, came }
 }

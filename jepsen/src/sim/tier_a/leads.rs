@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use holdfast_scheduler::{
     effect::Effect,
     entry::{Duty, Expire},
-    ids::{Epoch, NodeId, SessionId},
-    lead::{Input, Lead, Output, Terms},
+    ids::{Epoch, Name, NodeId, RunId, SessionId},
+    lead::{Came, Input, Lead, Output, Terms},
     orders::Orders,
     rows::{Key, MemRows, Row},
     time::{Millis, Timestamp},
@@ -55,11 +55,12 @@ pub enum Act {
         total: u64,
     },
     /// A duty was answered.
-    Done {
+    Done { node: usize, id: u64, came: Came },
+    /// The start of a run is on its way into the log.
+    Starting {
         node: usize,
-        id: u64,
-        more: bool,
-        unknown: bool,
+        run: RunId,
+        workflow: Name,
     },
     /// A node applies nothing for now.
     Lag { node: usize },
@@ -79,6 +80,7 @@ impl Act {
             | Self::Beat { node, .. }
             | Self::Credit { node, .. }
             | Self::Done { node, .. }
+            | Self::Starting { node, .. }
             | Self::Lag { node }
             | Self::CatchUp { node } => *node,
         }
@@ -86,7 +88,7 @@ impl Act {
 
     /// As the leader's thinking takes it in.
     fn input(&self) -> Option<Input> {
-        Some(match *self {
+        Some(match self.clone() {
             Self::Nodes(_) | Self::Time { .. } | Self::Lag { .. } | Self::CatchUp { .. } => {
                 return None;
             }
@@ -108,9 +110,8 @@ impl Act {
                 drives: total,
                 steps: total,
             },
-            Self::Done {
-                id, more, unknown, ..
-            } => Input::Done { id, more, unknown },
+            Self::Done { id, came, .. } => Input::Done { id, came },
+            Self::Starting { run, workflow, .. } => Input::Starting { run, workflow },
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Swarm configuration: each seed switches kinds of operations and faults off and draws sizes, so that rare corners meet.
 
-use super::dice::Dice;
+use super::{dice::Dice, generator::COMMANDS_MAX};
 
 /// What the generator may do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +129,7 @@ impl Swarm {
         Self {
             entries: if large { 12 } else { 20 + dice.count(110) },
             most_commands: if large {
-                512
+                COMMANDS_MAX
             } else {
                 dice.one([1, 1, 2, 3, 3, 6, 12])
             },

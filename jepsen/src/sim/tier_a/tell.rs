@@ -120,15 +120,11 @@ fn leader(story: &mut String, act: &leads::Act) {
             session,
             total,
         } => format!("node {}: session {session} takes {total} in all", node + 1),
-        leads::Act::Done {
-            node, id, unknown, ..
-        } => {
-            let known = if *unknown {
-                "is of unknown outcome"
-            } else {
-                "is answered"
-            };
-            format!("node {}: duty {id} {known}", node + 1)
+        leads::Act::Done { node, id, came } => {
+            format!("node {}: duty {id} is answered: {came:?}", node + 1)
+        }
+        leads::Act::Starting { node, run, .. } => {
+            format!("node {}: hears that {run} is being started", node + 1)
         }
         leads::Act::Lag { node } => format!("node {}: applies nothing for now", node + 1),
         leads::Act::CatchUp { node } => format!("node {}: applies what it missed", node + 1),
