@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         Command::Fuzz(it) => return it.call(),
         Command::Images(it) => return it.call(),
         Command::Sim(it) => return cli::sim::run(&it),
-        Command::Selftest(it) => return cli::selftest::run(&it),
+        Command::Selftest(it) => return cli::selftest::run(&it, &runtime),
         Command::Run(it) => runtime.block_on(it.run()),
         Command::List(it) => it.run(),
         Command::Doctor(it) => it.run(),

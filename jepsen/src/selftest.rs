@@ -1,7 +1,12 @@
 //! The harness tested: bugs planted on purpose, what must catch each, and within how much.
 //!
 //! Invariant: every bug that can be planted stands in the table, and every line of the table is run or says by what else it
-//! is. Not here: the bugs (they lie where the mistake would be made), how a hunt goes (`sim`).
+//! is. Not here: the bugs (they lie where the mistake would be made), how a hunt goes (`sim`), those outside of the core
+//! (`outer`, `real`).
+
+pub mod outer;
+#[cfg(feature = "run")]
+pub mod real;
 
 use std::{
     fmt::Write as _,

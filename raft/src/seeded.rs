@@ -4,9 +4,9 @@
 //! their names; no crate switches the feature on by default. Which one is armed is a value that the shell sets once; nothing
 //! here reads the environment. Not here: those of the core (`scheduler`), the judges (`holdfast-jepsen`).
 //!
-//! What should catch each, as kinds of test (A model, B simulated cluster, C crash images, R real processes, U ordinary) and
-//! invariants of the checkers; where a test of this workspace catches it already, `raft/tests/seeded.rs` or the test named
-//! shows so:
+//! What is to catch each, as kinds of test (A model, B simulated cluster, C crash images, R real processes, U ordinary) and
+//! invariants of the checkers. For each, a check in `raft/tests/seeded.rs` or `node/tests/seeded.rs` holds without it and breaks
+//! with it; `docs/selftest.md` says what else was seen to catch it:
 //!
 //! | Bug | Caught by |
 //! |---|---|

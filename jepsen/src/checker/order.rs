@@ -24,6 +24,7 @@ pub fn s11(case: &Case<'_>) -> Verdict {
     let mut judge = Judge::new();
     real_time(case, &mut judge);
     freshness(case, &mut judge);
+    missed(case, &mut judge);
     let until = Instant::now() + ALL_WITHIN;
     let (runs, versions) = keys(case);
     for (run, ops) in runs {
@@ -161,6 +162,41 @@ fn freshness(case: &Case<'_>, judge: &mut Judge) {
                 at.index
             );
             judge.broken(|| story::of_ops(case, &headline, &[op]));
+        }
+    }
+}
+
+/// A read that asked for a position finds each run that was started up to it. That there is no such run is told without a
+/// position, so neither its own nor the search can tell.
+fn missed(case: &Case<'_>, judge: &mut Judge) {
+    let mut started: BTreeMap<&str, (Position, &Op)> = BTreeMap::new();
+    for op in case.answered() {
+        if let (Call::Start { run, .. }, Some(at)) = (&op.call, op.position) {
+            started.entry(run).or_insert((at, op));
+        }
+    }
+    for op in case.answered() {
+        let Call::Get {
+            run,
+            stale: false,
+            at_least: Some(wanted),
+        } = &op.call
+        else {
+            continue;
+        };
+        let Some((at, start)) = started.get(run.as_str()) else {
+            continue;
+        };
+        if at.group != wanted.group || at.index > wanted.index {
+            continue;
+        }
+        judge.saw();
+        if op.answer == Some(Answer::NoRun) {
+            let headline = format!(
+                "S11: op {} asked for index {} and missed {run}, which op {} started at {}",
+                op.id, wanted.index, start.id, at.index
+            );
+            judge.broken(|| story::of_ops(case, &headline, &[start, op]));
         }
     }
 }

@@ -159,6 +159,21 @@ impl Run {
         Ok(run)
     }
 
+    /// What a line of `jepsen run` asks for, with this binary and in this folder.
+    #[cfg(feature = "seeded-bugs")]
+    pub(super) fn read(text: &str, bin: PathBuf, store: PathBuf) -> Result<Options, String> {
+        let words = std::iter::once("run").chain(text.split_whitespace());
+        let line = Line::try_parse_from(words).map_err(|cause| cause.to_string())?;
+        let run = Self {
+            bin: Some(bin),
+            store,
+            ..line.run
+        };
+        let mut options = run.options(run.seed)?;
+        options.command = format!("jepsen run {text}");
+        Ok(options)
+    }
+
     async fn some(&self, stop: &watch::Receiver<bool>, tally: &mut Tally) -> u8 {
         let mut worst = VALID;
         for nth in 0..self.test_count {

@@ -210,6 +210,28 @@ fn a_run_that_is_not_found_after_its_start_breaks_s11() {
 }
 
 #[test]
+fn a_run_that_is_not_found_at_the_position_of_its_own_start_breaks_s11() {
+    breaks("S11", "idempotent", |store, dice| {
+        let started = |run: &str| {
+            let starts = ops(store, |op| {
+                op.call.run() == Some(run) && matches!(op.answer, Some(Answer::Started { .. }))
+            });
+            starts.first().and_then(|i| store.history[*i].position)
+        };
+        let read = |op: &Op| matches!(op.call, Call::Get { stale: false, .. });
+        let found = ops(store, read).into_iter();
+        let found = found.filter_map(|i| Some((i, started(store.history[i].call.run()?)?)));
+        let (op, at) = any(dice, found.collect())?;
+        let op = &mut store.history[op];
+        if let Call::Get { at_least, .. } = &mut op.call {
+            *at_least = Some(at);
+        }
+        (op.answer, op.position) = (Some(Answer::NoRun), None);
+        Some(())
+    });
+}
+
+#[test]
 fn a_version_that_nobody_set_breaks_s11() {
     breaks("S11", "idempotent", |store, dice| {
         let read = |op: &Op| matches!(op.call, Call::GetCurrent { .. });
