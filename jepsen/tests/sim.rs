@@ -42,7 +42,7 @@ fn seeds_that_once_failed_hold() {
 #[test]
 fn the_core_answers_and_shows_what_the_reference_does() {
     let campaign = Campaign {
-        seeds: chosen().unwrap_or(0..400),
+        seeds: chosen().unwrap_or(0..800),
         at_most: None,
         jobs: 2,
         model: true,
