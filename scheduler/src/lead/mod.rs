@@ -9,7 +9,10 @@ mod hot;
 mod matching;
 mod sessions;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 pub use hot::Hot;
 pub use sessions::Sessions;
@@ -212,6 +215,8 @@ pub struct Lead {
     sessions: Sessions,
     epoch: Option<Epoch>,
     pending: BTreeMap<u64, Pending>,
+    /// Sessions whose expiry may not have been applied: proposed again, and not at once.
+    expire_again: BTreeSet<SessionId>,
     next_id: u64,
     firing: bool,
     quiet_until: u64,
@@ -227,6 +232,7 @@ impl Lead {
             sessions: Sessions::default(),
             epoch: None,
             pending: BTreeMap::new(),
+            expire_again: BTreeSet::new(),
             next_id: 1,
             firing: false,
             quiet_until: 0,
@@ -303,7 +309,9 @@ impl Lead {
     fn fresh(&mut self, session: SessionId, mono: u64) {
         let expiry = Pending::Session(session);
         let forgotten = seeded::armed(Bug::ExpiryForgottenOnAttach);
-        if forgotten || !self.pending.values().any(|pending| *pending == expiry) {
+        let under_way = self.expire_again.contains(&session)
+            || self.pending.values().any(|pending| *pending == expiry);
+        if forgotten || !under_way {
             self.sessions.fresh(session, mono);
         }
     }
@@ -317,6 +325,7 @@ impl Lead {
     fn won(&mut self, epoch: Epoch, mono: u64) {
         self.epoch = Some(epoch);
         self.pending.clear();
+        self.expire_again.clear();
         self.firing = false;
         self.quiet_until = 0;
         // Each lease lives one more term: this node heard no beat before.
@@ -335,6 +344,7 @@ impl Lead {
     fn lost(&mut self) {
         self.epoch = None;
         self.pending.clear();
+        self.expire_again.clear();
         self.sessions.close_all();
     }
 
@@ -378,7 +388,10 @@ impl Lead {
             }
             Pending::Admit(limit) => self.hot.limit_looked(&limit, came.leaves_more()),
             Pending::Session(session) => {
-                if came.leaves_more() && (self.hot.knows(session) || self.hot.holds(session)) {
+                if unknown {
+                    // Where no leader may write it is refused in no time: at once again would go round for ever.
+                    self.expire_again.insert(session);
+                } else if came == Came::More && self.is_left_of(session) {
                     self.expire_session(session);
                 }
             }
@@ -505,7 +518,17 @@ impl Lead {
         }
     }
 
+    /// Whether there is anything of it that an expiry would end.
+    fn is_left_of(&self, session: SessionId) -> bool {
+        self.hot.knows(session) || self.hot.holds(session)
+    }
+
     fn think(&mut self, mono: u64, now: Timestamp) {
+        for session in std::mem::take(&mut self.expire_again) {
+            if self.is_left_of(session) {
+                self.expire_session(session);
+            }
+        }
         for session in self.sessions.overdue(mono, self.terms.term_ms) {
             if self.hot.knows(session) {
                 self.expire_session(session);
@@ -722,18 +745,25 @@ mod tests {
         let orders = Box::default();
         let sessions = vec![session()];
         lead.step(Input::Rebuild { orders, sessions }, 5_003, Timestamp(0));
-        let beat = Input::Beat {
+        let beat = || Input::Beat {
             session: SESSION,
             number: 1,
             ack_age_ms: 0,
         };
-        assert!(lead.step(beat, 5_004, Timestamp(0)).is_empty());
+        assert!(lead.step(beat(), 5_004, Timestamp(0)).is_empty());
         let came = Came::Unknown;
         let out = lead.step(Input::Done { id, came }, 5_005, Timestamp(0));
+        assert!(
+            out.is_empty(),
+            "refused in no time, and proposed again in no time, it would go round for ever: {out:?}"
+        );
+        lead.step(Input::Effects(vec![attached()]), 5_006, Timestamp(0));
+        assert!(lead.step(beat(), 5_007, Timestamp(0)).is_empty());
+        let out = lead.step(Input::Tick, 5_005 + RETRY_AFTER_MS, Timestamp(0));
         assert_eq!(
             out.len(),
             1,
-            "what may not have been applied is proposed again"
+            "what may not have been applied is proposed again: {out:?}"
         );
     }
 
