@@ -9,6 +9,10 @@ ready = scripts/setup; exports=$$(scripts/rocksdb); eval "$$exports"
 bin = "$${CARGO_TARGET_DIR:-target}/release/holdfast"
 jepsen = "$${CARGO_TARGET_DIR:-target}/harness/jepsen"
 harness = cargo build --profile harness -p holdfast-jepsen --bin jepsen
+# Whole clusters in one thread: another machine beneath the same code, in a target folder of its own.
+tierb = export CARGO_TARGET_DIR="$${CARGO_TARGET_DIR:-target}/sim" RUSTFLAGS="--cfg holdfast_sim --cfg tokio_unstable"
+cluster = cargo build --profile sim -p holdfast-jepsen --no-default-features --features sim-cluster,seeded-bugs --bin jepsen-sim
+clusters = "$$CARGO_TARGET_DIR/sim/jepsen-sim" --jobs $$(nproc)
 
 .PHONY: help demo test ci fix format lint bench chaos sim images fuzz shipped
 help: ## what there is
@@ -35,16 +39,21 @@ shipped: ## the release binary holds no planted bug and no failpoint, not even t
 	@$(ready)
 	cargo build --release --bin holdfast
 	scripts/shipped $(bin)
-chaos: ## random histories of the core, then real processes under faults, judged (PROFILE=ci, night, release)
+chaos: ## random histories of the core and of whole clusters, then real processes under faults, judged (PROFILE=ci, night, release)
 	@$(ready)
 	cargo build --release --bin holdfast
 	$(harness)
 	$(jepsen) sim --tier a --seeds 0..50000 --for $(or $(FOR),45s)
+	( $(tierb); $(cluster); $(clusters) --seeds 0..100000 --for 45 )
 	$(jepsen) run --bin $(bin) --profile $(or $(PROFILE),ci) --seed $(or $(SEED),42)
-sim: ## random histories of the core (SEEDS=0..100000)
+sim: ## random histories of the core (SEEDS=0..100000) and of whole clusters (CLUSTERS=0..200), tests of the simulator first
 	@$(ready)
 	$(harness)
 	$(jepsen) sim --tier a --seeds $(or $(SEEDS),0..100000)
+	$(tierb)
+	cargo test --profile sim -p holdfast-jepsen --no-default-features --features sim-cluster,seeded-bugs --test sim_cluster
+	$(cluster)
+	$(clusters) --seeds $(or $(CLUSTERS),0..200)
 images: ## power cuts at every sync of a recorded node, and damage to its files (IMAGES=1200)
 	@scripts/setup strace
 	$(ready)

@@ -219,7 +219,7 @@ impl Node {
                 entropy: Arc::new(SystemEntropy),
             },
             clocks.machines(tap),
-            listeners.peer,
+            holdfast_raft::host::listens(listeners.peer),
             consensus.handle().clone(),
         )
         .await;
@@ -469,13 +469,14 @@ fn situation(settings: &Settings, groups: &Groups<Engine>, clock: Arc<dyn Clock>
 
 /// The group clocks, by group: made with the engines, handed to the leaders.
 #[derive(Clone)]
-struct Clocks {
+pub struct Clocks {
     clock: Arc<dyn Clock>,
     by_group: Arc<Mutex<std::collections::HashMap<GroupId, Arc<GroupClock>>>>,
 }
 
 impl Clocks {
-    fn new(clock: Arc<dyn Clock>) -> Self {
+    /// Of a node with these clocks.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
             by_group: Arc::default(),
@@ -488,7 +489,8 @@ impl Clocks {
         Arc::clone(clocks.entry(group).or_insert_with(make))
     }
 
-    fn machines(&self, tap: Option<Tap>) -> MakeMachine<Engine> {
+    /// What makes the engines, each with the stamp of its clock.
+    pub fn machines(&self, tap: Option<Tap>) -> MakeMachine<Engine> {
         let clocks = self.clone();
         Arc::new(move |group| {
             let tap = tap.as_ref().map(|tap| tap.of(group.0));
@@ -498,7 +500,7 @@ impl Clocks {
 }
 
 /// Gives every group that opens its leader shell; ends with them.
-async fn follow_groups(
+pub async fn follow_groups(
     groups: Arc<Groups<Engine>>,
     partitions: Arc<Partitions>,
     clocks: Clocks,

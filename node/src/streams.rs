@@ -5,7 +5,7 @@
 //! Not here: leases and credit (`scheduler::lead`), what is proposed (`api::work`).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -132,7 +132,7 @@ impl Stream {
 
 /// The open streams of one partition.
 #[derive(Default)]
-pub struct Streams(Mutex<HashMap<SessionId, Stream>>);
+pub struct Streams(Mutex<BTreeMap<SessionId, Stream>>);
 
 impl Streams {
     /// From here on this stream speaks for the session; an older one of the same session ends.

@@ -3,9 +3,10 @@
 //! Invariant: a sync of a file does not cover its name. Whoever makes a file or folder that must be found again syncs the folder it is in,
 //! before anything is acknowledged that lies in it.
 
-use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::host::fs::{self, File};
 
 /// Makes the folder and those it is in, as far as they are missing; their names are durable on return.
 ///
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub(crate) fn make(folder: &Path) -> io::Result<()> {
     let missing: Vec<PathBuf> = folder
         .ancestors()
-        .take_while(|it| !it.as_os_str().is_empty() && !it.exists())
+        .take_while(|it| !it.as_os_str().is_empty() && !fs::exists(it).unwrap_or(false))
         .map(Path::to_owned)
         .collect();
     fs::create_dir_all(folder)?;

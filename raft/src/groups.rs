@@ -13,11 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
 pub use forming::{FormError, Formed, Named};
@@ -31,6 +29,7 @@ use crate::adapter::settings::Profile;
 use crate::adapter::snapshot::Transfers;
 use crate::agreement::Verdict;
 use crate::error::StorageFault;
+use crate::host;
 use crate::log::rocks::RocksLog;
 use crate::log::{Durability, LogBackend};
 use crate::machine::Machine;
@@ -172,7 +171,7 @@ impl<M: Machine> Groups<M> {
         settings: Settings,
         seams: Seams,
         make: MakeMachine<M>,
-        listener: std::net::TcpListener,
+        listener: host::Listener,
         runtime: Handle,
     ) -> Result<Arc<Self>, OpenError> {
         let opening = runtime.clone().spawn(async move {
@@ -199,7 +198,7 @@ impl<M: Machine> Groups<M> {
             let db = StateDb::open(&folder, node, log.ident().incarnation)?;
             Ok::<_, StorageFault>((log, db))
         };
-        let opened = tokio::task::spawn_blocking(open).await;
+        let opened = host::blocking(open).await;
         let (log, db) =
             opened.map_err(|cause| StorageFault::io("opening the data folder", cause))??;
         let reservation = log
@@ -306,7 +305,7 @@ impl<M: Machine> Groups<M> {
     async fn open_group(&self, group: GroupId, cluster: &str) -> Result<Replica<M>, OpenError> {
         let (machine, stamp) = (self.make)(group);
         let db = Arc::clone(&self.db);
-        let open = tokio::task::spawn_blocking(move || GroupState::open(&db, group, machine)).await;
+        let open = host::blocking(move || GroupState::open(&db, group, machine)).await;
         let state = open.map_err(|cause| StorageFault::io("opening a group", cause))??;
         let clock = Arc::clone(&self.seams.clock);
         let pulses = Pulses::new(clock, self.settings.node, state.digests());
@@ -338,10 +337,8 @@ impl<M: Machine> Groups<M> {
         })
     }
 
-    fn serve(self: &Arc<Self>, listener: std::net::TcpListener) -> Result<(), OpenError> {
-        let listener = listener
-            .set_nonblocking(true)
-            .and_then(|()| TcpListener::from_std(listener))
+    fn serve(self: &Arc<Self>, listener: host::Listener) -> Result<(), OpenError> {
+        let incoming = host::incoming(listener)
             .map_err(|cause| StorageFault::io("listening for peers", cause))?;
         let service = Service {
             door: Arc::clone(&self.door),
@@ -353,7 +350,7 @@ impl<M: Machine> Groups<M> {
         let router = server().add_service(service.into_server());
         let stop = self.stop.clone();
         self.spawn(async move {
-            let serving = router.serve_with_incoming(TcpListenerStream::new(listener).map_nodelay());
+            let serving = router.serve_with_incoming(incoming);
             tokio::select! {
                 served = serving => if let Err(cause) = served {
                     tracing::error!(%cause, "the peer port failed; this node hears its peers no more, restart it");
@@ -403,25 +400,6 @@ impl<M: Machine> Groups<M> {
             log.close();
             db.close();
         };
-        drop(tokio::task::spawn_blocking(close).await);
-    }
-}
-
-/// Small frames must not wait for acknowledgements.
-trait NoDelay {
-    fn map_nodelay(
-        self,
-    ) -> impl futures::Stream<Item = std::io::Result<tokio::net::TcpStream>> + Send;
-}
-
-impl NoDelay for TcpListenerStream {
-    fn map_nodelay(
-        self,
-    ) -> impl futures::Stream<Item = std::io::Result<tokio::net::TcpStream>> + Send {
-        futures::StreamExt::map(self, |accepted| {
-            let stream = accepted?;
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        })
+        drop(host::blocking(close).await);
     }
 }

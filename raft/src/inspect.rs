@@ -7,10 +7,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rocksdb::{Direction, IteratorMode, ReadOptions, ReadTier};
 use twox_hash::XxHash3_128;
 
 use crate::error::StorageFault;
+use crate::host::rocksdb::{Direction, IteratorMode, ReadOptions, ReadTier};
 use crate::log::rocks::RocksLog;
 use crate::log::{Ident, LogBackend};
 use crate::peer::identity::Reservation;

@@ -11,6 +11,7 @@ pub mod failpoints;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod groups;
+pub mod host;
 pub mod inspect;
 pub mod log;
 pub mod machine;

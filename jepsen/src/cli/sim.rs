@@ -1,4 +1,5 @@
-//! `jepsen sim`: seeds by the million against the pure core; a failure is made small, told, and filed.
+//! `jepsen sim`: tier A, seeds by the million against the pure core; a failure is made small, told, and filed. Tier B, whole
+//! clusters, has a binary of its own (`jepsen-sim`).
 
 use std::{
     fmt::Write as _,
@@ -9,10 +10,13 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use holdfast_jepsen::sim::tier_a::{self, Broken, Campaign, Outcome};
+use holdfast_jepsen::sim::{
+    tier_a::{self, Broken, Campaign, Outcome},
+    tier_b::UNABLE,
+};
 use parking_lot::Mutex;
 
-use super::{print, processors, say};
+use super::{BAD_ARGUMENTS, print, processors, say};
 
 /// Seeds after which a campaign must have reached everything that it looks for.
 const COVERED_AFTER: u64 = 2_000;
@@ -24,6 +28,8 @@ const TOLD_EVERY: Duration = Duration::from_secs(2);
 pub enum Tier {
     /// The pure core against a reference.
     A,
+    /// A whole cluster in one thread: `jepsen-sim`.
+    B,
 }
 
 /// Simulates: seeds against the pure core, judged after each entry.
@@ -74,6 +80,16 @@ pub fn span(text: &str) -> Result<Duration, String> {
 
 /// 0: all held; 1: an invariant broke; 2: something was never reached.
 pub fn run(args: &Sim) -> ExitCode {
+    match args.tier {
+        Tier::A => tier_a(args),
+        Tier::B => {
+            super::line(UNABLE);
+            ExitCode::from(BAD_ARGUMENTS)
+        }
+    }
+}
+
+fn tier_a(args: &Sim) -> ExitCode {
     std::panic::set_hook(Box::new(|_| {})); // the core catches its own; what matters is told with the seed
     if let Some(seed) = args.seed {
         return one(seed, args);

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -13,6 +13,7 @@ use openraft::error::{ChangeMembershipError, ClientWriteError, Fatal, Initialize
 use openraft::raft::{ChangeMembershipRequest, TransferLeaderRequest};
 use openraft::{ChangeMembers, Instant as _, Precondition, Raft, ReadPolicy};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::adapter::log::Log;
 use crate::adapter::machine::{Sm, StateSide};

@@ -42,7 +42,7 @@ impl Log {
             return self.backend.read(self.group, range, READ_BYTES);
         }
         let (backend, group) = (Arc::clone(&self.backend), self.group);
-        tokio::task::spawn_blocking(move || backend.read(group, range, READ_BYTES))
+        crate::host::blocking(move || backend.read(group, range, READ_BYTES))
             .await
             .map_err(io::Error::other)?
     }

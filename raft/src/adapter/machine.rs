@@ -69,7 +69,7 @@ impl<M: Machine> StateSide for GroupState<M> {
 
     fn stage(&self) -> BoxFuture<'static, Result<Staging, StorageFault>> {
         let state = self.clone();
-        let staging = tokio::task::spawn_blocking(move || state.stage());
+        let staging = crate::host::blocking(move || state.stage());
         let ended = |cause| StorageFault::io("begin to receive a snapshot", cause);
         async move { staging.await.map_err(ended)? }.boxed()
     }
@@ -232,7 +232,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
     type SnapshotData = SnapData;
 
     async fn build_snapshot(&mut self) -> io::Result<CoreSnapshot> {
-        let started = std::time::Instant::now();
+        let started = tokio::time::Instant::now();
         let snapshot = self.sm.capture().await?;
         self.sm
             .may_offer

@@ -10,6 +10,8 @@ pub(crate) mod log;
 pub(crate) mod machine;
 pub(crate) mod network;
 pub(crate) mod pulse;
+#[cfg(holdfast_sim)]
+pub(crate) mod runtime;
 pub(crate) mod settings;
 pub(crate) mod snapshot;
 pub(crate) mod types;

@@ -153,7 +153,7 @@ impl Transfers {
             return;
         }
         loop {
-            let read = tokio::task::spawn_blocking(move || {
+            let read = crate::host::blocking(move || {
                 let block = blocks.next_block();
                 (blocks, block)
             });
@@ -235,7 +235,7 @@ async fn receive_blocks(
     loop {
         match next_part(&mut frames).await? {
             Some(Part::Block(block)) => {
-                let write = tokio::task::spawn_blocking(move || {
+                let write = crate::host::blocking(move || {
                     let written = staging.write(&block_from_wire(block));
                     (staging, written)
                 });
@@ -245,7 +245,7 @@ async fn receive_blocks(
             }
             Some(Part::Trailer(trailer)) => {
                 let trailer = trailer_from_wire(&trailer)?;
-                let finish = tokio::task::spawn_blocking(move || staging.finish(&trailer));
+                let finish = crate::host::blocking(move || staging.finish(&trailer));
                 let finished = finish.await.map_err(|panic| invalid(&panic))?;
                 return finished.map_err(|fault| storage(&fault));
             }

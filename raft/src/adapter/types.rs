@@ -58,6 +58,11 @@ impl fmt::Debug for Answer {
     }
 }
 
+#[cfg(not(holdfast_sim))]
+type Runtime = openraft::TokioRuntime;
+#[cfg(holdfast_sim)]
+type Runtime = crate::adapter::runtime::Runtime;
+
 /// Type parameters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Types;
@@ -72,7 +77,7 @@ impl openraft::RaftTypeConfig for Types {
     type Vote = openraft::impls::Vote<Self::LeaderId>;
     type Payload = EntryPayload<BatchBytes, u64, Member>;
     type Entry = openraft::Entry<LeaderId, Self::Payload>;
-    type AsyncRuntime = openraft::TokioRuntime;
+    type AsyncRuntime = Runtime;
     type Responder<T>
         = BoxedResponder<T>
     where

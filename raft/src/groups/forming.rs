@@ -15,6 +15,7 @@ use holdfast_proto::peer::peer_client::PeerClient;
 use holdfast_proto::peer::reserve_reply::Result as Reserved;
 
 use crate::error::StorageFault;
+use crate::host;
 use crate::log::LogBackend;
 use crate::machine::Machine;
 use crate::peer::connections::{client, endpoint};
@@ -89,7 +90,8 @@ type Peer = PeerClient<Channel>;
 
 fn reach(address: &str) -> Result<Peer, FormError> {
     let endpoint = endpoint(address).map_err(|cause| unreachable_at(address, cause))?;
-    Ok(client(endpoint.timeout(CALL_TIMEOUT).connect_lazy()))
+    let endpoint = endpoint.timeout(CALL_TIMEOUT);
+    Ok(client(host::connect_lazy(&endpoint)))
 }
 
 fn unreachable_at(address: &str, cause: impl std::fmt::Display) -> FormError {
@@ -376,7 +378,7 @@ impl<M: Machine> Groups<M> {
     async fn store_reservation(&self, it: Option<Reservation>) -> Result<(), StorageFault> {
         let log = Arc::clone(&self.log);
         let bytes = it.map(|it| it.encode());
-        tokio::task::spawn_blocking(move || log.set_reservation(bytes))
+        host::blocking(move || log.set_reservation(bytes))
             .await
             .map_err(|cause| StorageFault::io("storing the reservation", cause))?
     }
@@ -428,7 +430,7 @@ impl<M: Machine> Groups<M> {
             replica.proposer.stop();
             replica.core.shutdown().await;
             let state = replica.state;
-            drop(tokio::task::spawn_blocking(move || state.close()).await);
+            drop(host::blocking(move || state.close()).await);
         }
         self.store_reservation(None).await?;
         self.door.abandon();

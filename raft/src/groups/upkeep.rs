@@ -139,7 +139,7 @@ async fn stopped_by_fault<M: Machine>(replica: &Replica<M>, cause: &str) {
         cause,
         "a group of this node has died: the process ends; look at the disk if it happens again"
     );
-    std::process::abort();
+    crate::host::abort();
 }
 
 /// One turn of it: a snapshot if it is due, and a purge as far as nobody needs the log.

@@ -19,6 +19,7 @@ use crate::types::{EntryKind, GroupId, LogId, NodeId, StoredEntry, Vote};
 const FORMAT: u8 = 1;
 const ENTRY_HEADER: usize = 22;
 /// Kind and group of a key: what reads of one group share.
+#[cfg(not(holdfast_sim))]
 pub(crate) const PREFIX_BYTES: usize = 5;
 
 /// Where the identity of the node lies.

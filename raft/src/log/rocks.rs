@@ -4,23 +4,18 @@
 //! which they were submitted; the first error ends the process, for after a failed sync the page cache lies.
 //! Not here: what entries mean (`adapter`), their bytes (`records`), what is in memory (`tail`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use rocksdb::{
-    DB, DBCompressionType, DBRecoveryMode, IteratorMode, Options, ReadOptions, SliceTransform,
-    WriteBatch, WriteOptions,
-};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::records::{self, Meta};
@@ -29,6 +24,10 @@ use super::watermark::{Synced, Watermark};
 use super::{Completion, Durability, Ident, LogBackend, LogOp, LogState, Ticket};
 use crate::error::StorageFault;
 use crate::failpoints;
+use crate::host::rocksdb::{
+    self, DB, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
+};
+use crate::host::{self, Inbox, Sender, Thread, Worker};
 use crate::seeded::{Bug, armed};
 use crate::state::DbFigures;
 use crate::types::{GroupId, LogId, NodeId, StoredEntry, Vote};
@@ -49,7 +48,7 @@ pub type OnFailure = Arc<dyn Fn(&StorageFault) + Send + Sync>;
 pub fn abort_on_failure() -> OnFailure {
     Arc::new(|fault| {
         tracing::error!(%fault, "the log's disk failed: this node ends now; replace the disk if it happens again");
-        std::process::abort();
+        host::abort();
     })
 }
 
@@ -62,11 +61,11 @@ pub struct RocksLog {
     opened_at: (u64, u64),
     queue: Arc<Semaphore>,
     sender: Mutex<Option<Sender<Job>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<Thread>>,
 }
 
 struct Shared {
-    groups: Mutex<HashMap<GroupId, Tail>>,
+    groups: Mutex<BTreeMap<GroupId, Tail>>,
     next_ticket: Mutex<u64>,
     durable: watch::Sender<u64>,
 }
@@ -80,7 +79,9 @@ struct Job {
 }
 
 /// Options of the instance; a test reads back what RocksDB makes of them.
+#[cfg(not(holdfast_sim))]
 fn options() -> Options {
+    use rocksdb::{DBCompressionType, DBRecoveryMode, SliceTransform};
     let mut it = Options::default();
     it.create_if_missing(true);
     it.set_manual_wal_flush(true);
@@ -105,6 +106,11 @@ fn options() -> Options {
     it.set_max_log_file_size(4 << 20);
     it.set_enable_pipelined_write(false);
     it
+}
+
+#[cfg(holdfast_sim)]
+fn options() -> Options {
+    Options::default()
 }
 
 impl RocksLog {
@@ -167,7 +173,7 @@ impl RocksLog {
             next_ticket: Mutex::new(0),
             durable: watch::Sender::new(0),
         });
-        let (sender, jobs) = channel();
+        let (sender, jobs) = host::unbounded();
         let io = LogIo {
             db: Arc::clone(&db),
             shared: Arc::clone(&shared),
@@ -176,9 +182,7 @@ impl RocksLog {
             sync,
             on_failure,
         };
-        let thread = std::thread::Builder::new()
-            .name("log-io".to_owned())
-            .spawn(move || io.run(&jobs))
+        let thread = host::start("log-io".to_owned(), io, jobs)
             .map_err(|cause| StorageFault::io("starting the log-IO thread", cause))?;
         Ok(Arc::new(Self {
             db,
@@ -198,7 +202,7 @@ impl RocksLog {
             Ok(state) => Tail::open(state),
             Err(fault) => {
                 tracing::error!(%fault, group = group.0, "the log of a group cannot be read; replace this node");
-                std::process::abort();
+                host::abort();
             }
         });
         look(tail)
@@ -334,6 +338,18 @@ fn named(folder: &Path) -> Result<(), StorageFault> {
     })
 }
 
+/// Whether the entry, or the word that it was purged, is synced in the log of `folder`.
+#[cfg(holdfast_sim)]
+pub(crate) fn durable(folder: &Path, group: GroupId, id: LogId) -> bool {
+    let path = folder.join("log");
+    let get = |key: &[u8]| host::sim::disk::durable(&path, key);
+    let purged = get(&records::meta_key(group, Meta::Purged))
+        .and_then(|bytes| records::decode_log_id(&bytes).ok());
+    let entry = get(&records::entry_key(group, id.index))
+        .and_then(|bytes| records::decode_entry(id.index, &bytes).ok());
+    purged.is_some_and(|it| it.index >= id.index) || entry.is_some_and(|it| it.id == id)
+}
+
 fn opening(path: &Path, cause: &rocksdb::Error) -> StorageFault {
     let text = cause.to_string();
     // Its words for a lock of another process and of this one; a damaged "block" is something else.
@@ -416,7 +432,7 @@ fn identify(db: &DB, folder: &Path, node: NodeId) -> Result<Identified, StorageF
         }
         let ident = Ident {
             node,
-            incarnation: Uuid::new_v4(),
+            incarnation: host::uuid(),
         };
         let stored = Stored {
             ident,
@@ -583,10 +599,9 @@ impl LogBackend for RocksLog {
 
     fn close(&self) {
         drop(self.sender.lock().take());
-        if let Some(thread) = self.thread.lock().take()
-            && thread.thread().id() != std::thread::current().id()
-        {
-            drop(thread.join()); // it has drained the queue; a failure in it was reported by the hook
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            thread.join(); // it has drained the queue
         }
     }
 }
@@ -612,23 +627,38 @@ struct LogIo {
     on_failure: OnFailure,
 }
 
-impl LogIo {
-    fn run(mut self, jobs: &Receiver<Job>) {
-        while let Ok(first) = jobs.recv() {
-            let batch = gather(first, jobs);
-            match self.write(&batch) {
-                Ok(()) => self.complete(batch),
-                Err(fault) => {
-                    for job in batch {
-                        (job.done)(Err(fault.clone().into()));
-                    }
-                    (self.on_failure)(&fault);
-                    return;
+impl Worker for LogIo {
+    type Job = Job;
+
+    fn patience(&self) -> Option<Duration> {
+        None
+    }
+
+    fn work(&mut self, first: Job, more: &mut Inbox<Job>) -> bool {
+        let batch = gather(first, more);
+        match self.write(&batch) {
+            Ok(()) => {
+                self.complete(batch);
+                true
+            }
+            Err(fault) => {
+                for job in batch {
+                    (job.done)(Err(fault.clone().into()));
                 }
+                (self.on_failure)(&fault);
+                false
             }
         }
     }
 
+    fn idle(&mut self) -> bool {
+        true
+    }
+
+    fn end(&mut self) {}
+}
+
+impl LogIo {
     fn write(&mut self, jobs: &[Job]) -> Result<(), StorageFault> {
         let mut batch = WriteBatch::default();
         let mut has_vote = false;
@@ -771,7 +801,7 @@ fn before_write(has_vote: bool, has_purge: bool) -> Result<(), StorageFault> {
 }
 
 /// What has queued up meanwhile goes along: batching by load, no timer.
-fn gather(first: Job, jobs: &Receiver<Job>) -> Vec<Job> {
+fn gather(first: Job, jobs: &mut Inbox<Job>) -> Vec<Job> {
     let mut bytes = weight(&first);
     let mut batch = vec![first];
     while bytes < BATCH_BYTES_MAX && batch.len() < BATCH_OPS_MAX {

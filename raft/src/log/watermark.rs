@@ -4,13 +4,15 @@
 //! damage in synced data; this file can. Two slots are written in turn, so that one is whole whatever happens. The number of votes
 //! stands there, too: a store whose list of tables was cut may have lost one of them and go on from a later record.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use uuid::Uuid;
+
+use crate::host::FileExt;
+use crate::host::fs::{File, OpenOptions};
 
 const SLOT: usize = 64;
 /// Where the number of votes stands in a slot, and a checksum of all before it. A slot of an earlier build has zeros there.

@@ -4,7 +4,7 @@
 //! and bulk has another, so that a snapshot cannot hold up a heartbeat.
 //! Not here: what is called (`adapter::network`), noticing a peer's death (`watch`).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use holdfast_proto::peer::peer_client::PeerClient;
 
+use crate::host;
 use crate::peer::identity::{Door, Member, NodeRef};
 use crate::types::{GroupId, NodeId};
 
@@ -35,7 +36,7 @@ pub(crate) struct Peer {
     consensus: Channel,
     bulk: Channel,
     /// The address of calls by group: made once, for it is the same in each call.
-    addresses: RwLock<HashMap<GroupId, MetadataValue<Binary>>>,
+    addresses: RwLock<BTreeMap<GroupId, MetadataValue<Binary>>>,
     /// Its wall clock minus ours in milliseconds, as last heard.
     pub(crate) clock_offset_ms: Mutex<Option<i64>>,
 }
@@ -46,8 +47,8 @@ impl Peer {
         node: NodeRef,
         member: Member,
     ) -> Result<Self, tonic::transport::Error> {
-        let consensus = endpoint(&member.peer_address)?.connect_lazy();
-        let bulk = endpoint(&member.peer_address)?.connect_lazy();
+        let consensus = host::connect_lazy(&endpoint(&member.peer_address)?);
+        let bulk = host::connect_lazy(&endpoint(&member.peer_address)?);
         Ok(Self {
             node,
             member,
@@ -112,7 +113,7 @@ pub(crate) fn server() -> tonic::transport::Server {
 /// All other nodes this one has met.
 pub(crate) struct Peers {
     door: Arc<Door>,
-    all: RwLock<HashMap<NodeId, Arc<Peer>>>,
+    all: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     met: tokio::sync::watch::Sender<u64>,
 }
 

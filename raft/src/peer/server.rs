@@ -3,7 +3,7 @@
 //! Invariant: nothing passes without [`Door::admit`], save the calls that form a cluster, which have no cluster yet.
 //! Not here: what a call does (`adapter` for groups, `groups` for forming).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ pub(crate) trait FormingService: Send + Sync {
 /// The groups of this node, by number.
 #[derive(Default)]
 pub(crate) struct Registry {
-    groups: RwLock<HashMap<GroupId, Arc<dyn GroupService>>>,
+    groups: RwLock<BTreeMap<GroupId, Arc<dyn GroupService>>>,
 }
 
 impl Registry {

@@ -8,11 +8,11 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use crate::seeded::{Bug, armed};
 
@@ -83,9 +83,7 @@ where
             match ready!(this.requests.poll_next_unpin(cx)) {
                 Some(request) if (this.says_little)(&request) => {
                     this.held = Some(request);
-                    this.waits
-                        .as_mut()
-                        .reset(tokio::time::Instant::now() + HELD_BACK);
+                    this.waits.as_mut().reset(Instant::now() + HELD_BACK);
                 }
                 next => return Poll::Ready(next),
             }
@@ -319,7 +317,7 @@ mod tests {
         assert_eq!(held.next().now_or_never(), Some(Some(0)), "in order");
         assert_eq!(held.next().now_or_never(), Some(Some(2)));
         asks.unbounded_send(0).unwrap();
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         assert_eq!(held.next().await, Some(0), "nothing follows");
         assert!(began.elapsed() >= HELD_BACK, "{:?}", began.elapsed());
         asks.unbounded_send(0).unwrap();

@@ -5,19 +5,20 @@
 //! Invariant: a timeout, an unreachable host or a peer that said it was leaving is never reported as a death.
 //! Not here: what is done about it (`adapter::takeover`).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use holdfast_proto::peer as wire;
 
+use crate::host;
 use crate::peer::connections::{Peer, Peers};
 use crate::peer::identity::addressed;
 use crate::seams::Clock;
@@ -51,7 +52,7 @@ pub(crate) async fn watch_all(
     stop: CancellationToken,
 ) {
     let mut met = peers.met();
-    let mut watched: HashMap<NodeId, (Arc<Peer>, CancellationToken)> = HashMap::new();
+    let mut watched: BTreeMap<NodeId, (Arc<Peer>, CancellationToken)> = BTreeMap::new();
     let mut tasks = JoinSet::new();
     loop {
         met.borrow_and_update();
@@ -151,9 +152,9 @@ async fn hold(peer: &Peer, clock: &dyn Clock) -> Held {
 /// Whether nobody listens at `address` though its host answers.
 async fn is_refused(address: &str) -> bool {
     for _ in 0..CONNECT_TRIES {
-        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, host::connect(address)).await {
             Ok(Err(cause)) if cause.kind() == io::ErrorKind::ConnectionRefused => return true,
-            Ok(Ok(_)) => tokio::time::sleep(CONNECT_AGAIN).await,
+            Ok(Ok(())) => tokio::time::sleep(CONNECT_AGAIN).await,
             Ok(Err(_)) | Err(_) => return false,
         }
     }

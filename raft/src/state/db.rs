@@ -5,26 +5,21 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, FlushOptions, Options, ReadOptions, ReadTier,
-    SliceTransform, WriteBatch, WriteBufferManager, WriteOptions,
-};
 use uuid::Uuid;
 
 use super::pointer::{self, Pointer};
+#[cfg(not(holdfast_sim))]
+use super::tuning::tuned;
 use crate::error::StorageFault;
+#[cfg(holdfast_sim)]
+use crate::host::rocksdb::Options;
+use crate::host::rocksdb::{DB, FlushOptions, ReadOptions, ReadTier, WriteBatch, WriteOptions};
 use crate::types::{GroupId, NodeId};
 
 /// Key of the identity; no group has this number.
 const IDENT: &[u8] = b"\xff\xff\xff\xffident";
 /// Group, generation and kind of a key: what the prefix filters know.
 pub(super) const PREFIX_BYTES: usize = 9;
-/// Blocks of all groups kept in memory.
-const CACHE_BYTES: usize = 24 << 20;
-/// Rows of all groups that wait for their flush: also what a restart after a kill replays at most.
-const MEMTABLES_BYTES_MAX: usize = 256 << 20;
-/// Flush and compaction together may write so much a second, so that the log's syncs are not starved.
-const BACKGROUND_BYTES_PER_SECOND: i64 = 96 << 20;
 
 /// The database of a node's states, all groups.
 pub struct StateDb {
@@ -32,46 +27,9 @@ pub struct StateDb {
     pub(super) staging: PathBuf,
 }
 
-/// Options of the instance; a test reads back what RocksDB makes of them.
-fn options() -> Options {
-    let mut blocks = BlockBasedOptions::default();
-    blocks.set_block_cache(&Cache::new_hyper_clock_cache(CACHE_BYTES, 0));
-    blocks.set_bloom_filter(10.0, false);
-    blocks.set_whole_key_filtering(true);
-    blocks.set_cache_index_and_filter_blocks(true);
-    blocks.set_partition_filters(true);
-    blocks.set_index_type(rocksdb::BlockBasedIndexType::TwoLevelIndexSearch);
-    let mut it = Options::default();
-    it.create_if_missing(true);
-    it.set_block_based_table_factory(&blocks);
-    it.set_write_buffer_size(64 << 20);
-    it.set_write_buffer_manager(&WriteBufferManager::new_write_buffer_manager(
-        MEMTABLES_BYTES_MAX,
-        false,
-    ));
-    it.set_max_write_buffer_number(4);
-    it.set_level_compaction_dynamic_level_bytes(true);
-    it.set_compression_type(DBCompressionType::Lz4);
-    it.set_prefix_extractor(SliceTransform::create_fixed_prefix(PREFIX_BYTES));
-    it.set_memtable_prefix_bloom_ratio(0.1);
-    it.set_memtable_whole_key_filtering(true);
-    it.set_ratelimiter(BACKGROUND_BYTES_PER_SECOND, 100_000, 10);
-    it.set_bytes_per_sync(1 << 20);
-    it.set_max_open_files(512);
-    it.set_keep_log_file_num(4);
-    it.set_max_log_file_size(4 << 20);
-    it.set_max_background_jobs(2);
-    it
-}
-
-/// The pool of threads is shared by all instances of the process: flushes must not wait for compactions.
-fn set_threads(options: &mut Options) -> Result<(), StorageFault> {
-    let mut env =
-        rocksdb::Env::new().map_err(|cause| StorageFault::io("starting RocksDB", cause))?;
-    env.set_high_priority_background_threads(2);
-    env.set_low_priority_background_threads(2);
-    options.set_env(&env);
-    Ok(())
+#[cfg(holdfast_sim)]
+fn tuned() -> Result<Options, StorageFault> {
+    Ok(Options::default())
 }
 
 impl StateDb {
@@ -81,17 +39,15 @@ impl StateDb {
     /// Not this node's, damaged, or the disk failed.
     pub fn open(folder: &Path, node: NodeId, incarnation: Uuid) -> Result<Arc<Self>, StorageFault> {
         let (path, staging) = (folder.join("state"), folder.join("state-staging"));
-        let mut options = options();
-        set_threads(&mut options)?;
-        let opened = DB::open(&options, &path);
+        let opened = DB::open(&tuned()?, &path);
         let db = Arc::new(opened.map_err(|cause| StorageFault::opening(&path, cause.to_string()))?);
         // A state whose name a loss of power takes cannot be rebuilt once its log has been purged.
         let what = |cause| StorageFault::io(format!("syncing {}", folder.display()), cause);
         crate::folder::sync(folder).map_err(what)?;
         // What was received and not installed when the process ended is of no use.
-        if staging.exists() {
+        if crate::host::fs::exists(&staging).unwrap_or(false) {
             let what = |cause| StorageFault::io(format!("clearing {}", staging.display()), cause);
-            std::fs::remove_dir_all(&staging).map_err(what)?;
+            crate::host::fs::remove_dir_all(&staging).map_err(what)?;
         }
         verify_ident(&db, &path, node, incarnation)?;
         Ok(Arc::new(Self { db, staging }))
@@ -174,6 +130,14 @@ impl StateDb {
         batch.delete_range(prefix(group, counts + 1), prefix(group, u32::MAX));
         self.write(batch)
     }
+}
+
+/// Up to which entry the state in `folder` would survive a loss of power.
+#[cfg(holdfast_sim)]
+pub(crate) fn durable(folder: &Path, group: GroupId) -> u64 {
+    let found = crate::host::sim::disk::durable(&folder.join("state"), &pointer::key(group));
+    let pointer = found.and_then(|bytes| Pointer::decode(&bytes).ok());
+    pointer.and_then(|it| it.last).map_or(0, |id| id.index)
 }
 
 /// How one database fares, by RocksDB's own account.

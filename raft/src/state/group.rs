@@ -5,17 +5,15 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
-use rocksdb::{Range, ReadTier, WriteBatch};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use twox_hash::XxHash3_128;
 
 use super::db::{StateDb, prefix, stored_key};
@@ -26,6 +24,8 @@ use super::transfer::{LocalBlocks, SnapData, SnapMeta, Staged, Staging};
 use crate::agreement::Own;
 use crate::error::StorageFault;
 use crate::failpoints;
+use crate::host::rocksdb::{Range, ReadTier, WriteBatch};
+use crate::host::{self, Inbox, SyncSender, Thread, Worker};
 use crate::machine::Machine;
 use crate::seeded::{Bug, armed};
 use crate::types::{EntryKind, GroupId, LogId, StoredEntry};
@@ -80,7 +80,7 @@ struct Shared<M: Machine> {
     applied: watch::Sender<u64>,
     effects: Arc<EffectQueue<M>>,
     calls: SyncSender<Call<M>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<Thread>>,
     /// The digests of the entries applied lately.
     digests: Arc<Mutex<Own>>,
     /// The entry that this replica cannot apply, or that its rows are wrong.
@@ -113,7 +113,7 @@ impl<M: Machine> GroupState<M> {
         db.drop_other_generations(group, pointer.generation)?;
         let applied = pointer.last.map_or(0, |id| id.index);
         let next_generation = AtomicU32::new(pointer.generation + 1);
-        let (calls, inbox) = sync_channel(CALLS_MAX);
+        let (calls, inbox) = host::bounded(CALLS_MAX);
         let mut digests = Own::default();
         digests.begin(applied, pointer.digest);
         let shared = Arc::new(Shared {
@@ -138,9 +138,7 @@ impl<M: Machine> GroupState<M> {
             machine,
             held_since: None,
         };
-        let thread = std::thread::Builder::new()
-            .name(format!("state-{}", group.0))
-            .spawn(move || applier.run(&inbox))
+        let thread = host::start(format!("state-{}", group.0), applier, inbox)
             .map_err(|cause| StorageFault::io("starting a state thread", cause))?;
         *shared.thread.lock() = Some(thread);
         Ok(Self { shared })
@@ -182,7 +180,7 @@ impl<M: Machine> GroupState<M> {
     ) -> BoxFuture<'static, Result<T, StorageFault>> {
         let shared = Arc::clone(&self.shared);
         async move {
-            tokio::task::spawn_blocking(move || look(&shared.snapshot()))
+            host::blocking(move || look(&shared.snapshot()))
                 .await
                 .map_err(|cause| StorageFault::io("reading rows", cause))
         }
@@ -210,7 +208,7 @@ impl<M: Machine> GroupState<M> {
         let fault = StorageFault::Diverged { group, index };
         let fault = self.shared.refused.get_or_init(|| fault).clone();
         let mark = move || shared.db.mark_wrong(group, index);
-        let marked = tokio::task::spawn_blocking(mark).await;
+        let marked = host::blocking(mark).await;
         if let Ok(Err(cause)) = marked {
             tracing::error!(%cause, "a wrong replica was not marked: after a restart it is found anew");
         }
@@ -236,7 +234,7 @@ impl<M: Machine> GroupState<M> {
         let shared = Arc::clone(&self.shared);
         async move {
             let read = move || shared.db.pointer(shared.group, ReadTier::Persisted);
-            let pointer = tokio::task::spawn_blocking(read)
+            let pointer = host::blocking(read)
                 .await
                 .map_err(|cause| StorageFault::io("reading a group's pointer", cause))??;
             Ok(pointer.last.map_or(0, |id| id.index))
@@ -282,7 +280,7 @@ impl<M: Machine> GroupState<M> {
     pub fn close(&self) {
         drop(self.shared.calls.send(Call::Stop));
         if let Some(thread) = self.shared.thread.lock().take() {
-            drop(thread.join());
+            thread.join();
         }
     }
 
@@ -307,26 +305,41 @@ struct Applier<M: Machine> {
     held_since: Option<Instant>,
 }
 
-impl<M: Machine> Applier<M> {
-    fn run(mut self, inbox: &Receiver<Call<M>>) {
-        loop {
-            let wait = self.held_since.map_or(Duration::from_hours(1), |since| {
-                HOLD_BACK.saturating_sub(since.elapsed())
-            });
-            let worked = match inbox.recv_timeout(wait) {
-                Ok(Call::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => self.write_out(),
-                Ok(call) => self.answer(call),
-            };
-            if let Err(fault) = worked {
-                tracing::error!(%fault, group = self.shared.group.0, "this replica cannot go on");
-                break;
-            }
+impl<M: Machine> Worker for Applier<M> {
+    type Job = Call<M>;
+
+    fn patience(&self) -> Option<Duration> {
+        let since = self.held_since?;
+        Some(HOLD_BACK.saturating_sub(since.elapsed()))
+    }
+
+    fn work(&mut self, call: Call<M>, _more: &mut Inbox<Call<M>>) -> bool {
+        if matches!(call, Call::Stop) {
+            return false;
         }
+        let worked = self.answer(call);
+        self.goes_on(&worked)
+    }
+
+    fn idle(&mut self) -> bool {
+        let worked = self.write_out();
+        self.goes_on(&worked)
+    }
+
+    fn end(&mut self) {
         self.shared.effects.close();
         if let Err(fault) = self.write_out().and_then(|()| self.shared.db.flush()) {
             tracing::warn!(%fault, "the state was not written out at the end; it is replayed from the log");
         }
+    }
+}
+
+impl<M: Machine> Applier<M> {
+    fn goes_on(&self, worked: &Result<(), StorageFault>) -> bool {
+        if let Err(fault) = worked {
+            tracing::error!(%fault, group = self.shared.group.0, "this replica cannot go on");
+        }
+        worked.is_ok()
     }
 
     /// A failure is told to the caller, and ends the thread.
@@ -424,6 +437,8 @@ impl<M: Machine> Applier<M> {
             held.pointer.membership = entry.payload.clone();
         }
         held.take(writes);
+        #[cfg(holdfast_sim)]
+        host::sim::applied(self.shared.group, entry, held.pointer.digest);
         drop(held);
         self.shared.digests.lock().applied(at, digest);
         self.machine.applied(at, digest);
@@ -539,6 +554,8 @@ impl<M: Machine> Applier<M> {
         self.shared.digests.lock().begin(index, digest);
         self.shared.applied.send_replace(index);
         self.shared.effects.push_everything(index);
+        #[cfg(holdfast_sim)]
+        host::sim::installed(group, meta.last, digest);
         Ok(())
     }
 }

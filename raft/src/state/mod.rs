@@ -10,7 +10,11 @@ mod group;
 pub(crate) mod pointer;
 mod rows;
 mod transfer;
+#[cfg(not(holdfast_sim))]
+mod tuning;
 
+#[cfg(holdfast_sim)]
+pub(crate) use db::durable;
 pub use db::{DbFigures, StateDb};
 pub use effects::{EffectBatch, Effects};
 pub use group::{GroupState, ToApply};

@@ -8,11 +8,11 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 use parking_lot::RwLockReadGuard;
-use rocksdb::{DB, Direction, IteratorMode, ReadOptions};
 
 use super::db::{PREFIX_BYTES, prefix, stored_key};
 use super::pointer::Pointer;
 use crate::error::StorageFault;
+use crate::host::rocksdb::{self, DB, Direction, IteratorMode, ReadOptions};
 use crate::types::GroupId;
 
 /// A row as a scan gives it: key (without group and generation) and value.

@@ -7,13 +7,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use rocksdb::{DB, Direction, IngestExternalFileOptions, IteratorMode, Options, ReadOptions};
-use rocksdb::{SnapshotWithThreadMode, SstFileWriter};
 use twox_hash::XxHash3_128;
 
 use super::db::{StateDb, stored_key};
 use super::rows::own_range;
 use crate::error::StorageFault;
+use crate::host::rocksdb::{
+    DB, DBCompressionType, Direction, IngestExternalFileOptions, IteratorMode, Options,
+    ReadOptions, SnapshotWithThreadMode, SstFileWriter,
+};
+use crate::host::{self, fs};
 use crate::types::{GroupId, LogId};
 
 /// Rows of a block weigh about this much.
@@ -243,7 +246,7 @@ struct Folder(PathBuf);
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if let Err(cause) = std::fs::remove_dir_all(&self.0) {
+        if let Err(cause) = fs::remove_dir_all(&self.0) {
             tracing::debug!(%cause, "a staging folder is removed at the next start");
         }
     }
@@ -257,8 +260,8 @@ impl Staging {
     ) -> Result<Self, StorageFault> {
         let folder = db
             .staging
-            .join(format!("{}-{generation}-{}", group.0, uuid::Uuid::new_v4()));
-        std::fs::create_dir_all(&folder)
+            .join(format!("{}-{generation}-{}", group.0, host::uuid()));
+        fs::create_dir_all(&folder)
             .map_err(|cause| StorageFault::io(format!("making {}", folder.display()), cause))?;
         let folder = Folder(folder);
         let db = Arc::clone(db);
@@ -333,11 +336,11 @@ impl Staging {
         if let Some(mut writer) = self.writer.take() {
             writer.finish().map_err(|cause| failed(cause.to_string()))?;
             let file = self.folder.0.join("rows.sst");
-            let synced = std::fs::File::open(&file).and_then(|file| file.sync_all());
+            let synced = fs::File::open(&file).and_then(|file| file.sync_all());
             synced.map_err(|cause| failed(cause.to_string()))?;
             files.push(file);
         }
-        let synced = std::fs::File::open(&self.folder.0).and_then(|folder| folder.sync_all());
+        let synced = fs::File::open(&self.folder.0).and_then(|folder| folder.sync_all());
         synced.map_err(|cause| failed(cause.to_string()))?;
         let (db, generation, digest) = (self.db, self.generation, trailer.running_digest);
         Ok(Staged {
@@ -354,7 +357,7 @@ fn sst_options() -> &'static Options {
     static OPTIONS: std::sync::OnceLock<Options> = std::sync::OnceLock::new();
     OPTIONS.get_or_init(|| {
         let mut options = Options::default();
-        options.set_compression_type(rocksdb::DBCompressionType::Lz4);
+        options.set_compression_type(DBCompressionType::Lz4);
         options
     })
 }

@@ -1,0 +1,262 @@
+//! Directed scenarios: corners that random search misses, by the number that the catalogue of real bugs gives them.
+//!
+//! Invariant: a scenario says what must come out, and is a violation if its own fault did not take effect.
+
+use holdfast_raft::host::sim::disk::End;
+use holdfast_raft::host::sim::net::{self, Link};
+use holdfast_raft::host::sim::{self, Habits};
+use holdfast_raft::{Keep, NodeId};
+
+use super::faults;
+use super::plan::Plan;
+use super::world::World;
+
+/// All of them.
+pub const NAMES: &[&str] = &[
+    "calm",
+    "commit-needs-a-quorum",
+    "bridge-of-five",
+    "completions-late-on-one-node",
+    "install-during-membership-change",
+    "apply-stalls",
+    "leader-back-in-its-own-term",
+    "leader-removes-itself",
+    "a-node-comes-back",
+];
+
+/// One scenario.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario(&'static str);
+
+/// The one of this name.
+pub fn of(name: &str) -> Result<Scenario, String> {
+    let found = NAMES.iter().find(|it| **it == name);
+    found
+        .map(|it| Scenario(it))
+        .ok_or_else(|| format!("no scenario {name:?}; there are: {}", NAMES.join(", ")))
+}
+
+const CUT: Link = Link {
+    is_cut: true,
+    ..Link::GOOD
+};
+
+impl Scenario {
+    pub fn plan(self) -> Plan {
+        let mut plan = Plan::calm();
+        match self.0 {
+            "bridge-of-five" => plan.voters = 5,
+            "completions-late-on-one-node" => plan.voters = 1,
+            "install-during-membership-change" => {
+                plan.keep = Keep {
+                    snapshot_entries: 5,
+                    entries: 0,
+                };
+                plan.faults.membership = true; // the voters change
+            }
+            "leader-removes-itself" => plan.faults.membership = true,
+            _ => {}
+        }
+        plan
+    }
+
+    pub fn play(self, world: &mut World) {
+        world.run_for(2_000);
+        match self.0 {
+            "commit-needs-a-quorum" => commit_needs_a_quorum(world),
+            "bridge-of-five" => bridge_of_five(world),
+            "completions-late-on-one-node" => completions_late(world),
+            "install-during-membership-change" => install_during_membership_change(world),
+            "apply-stalls" => apply_stalls(world),
+            "leader-back-in-its-own-term" => leader_back_in_its_own_term(world),
+            "leader-removes-itself" => leader_removes_itself(world),
+            "a-node-comes-back" => a_node_comes_back(world),
+            _ => world.run_for(5_000),
+        }
+    }
+}
+
+fn fails(world: &mut World, what: &str) {
+    world.checks.violated(format!("the scenario: {what}"));
+}
+
+fn all_links_of(world: &World, at: usize, link: Option<Link>) {
+    let alone = world.nodes[at].id;
+    for other in world.nodes.iter().map(|it| it.id).filter(|id| *id != alone) {
+        net::set_link(alone, other, link);
+        net::set_link(other, alone, link);
+    }
+}
+
+fn down(world: &mut World, at: usize, how: End, for_ms: u64) {
+    world.nodes[at].end(how, &mut world.rng);
+    world.nodes[at].back_at_ms = Some(sim::now_ms() + for_ms);
+    world.nemesis.ends += 1;
+}
+
+/// 1: a leader that hears nobody commits nothing; whoever takes over loses nothing that was committed.
+fn commit_needs_a_quorum(world: &mut World) {
+    for round in 0..8 {
+        let Some(old) = world.leader() else {
+            return fails(world, "nobody leads");
+        };
+        all_links_of(world, old, Some(CUT));
+        world.run_for(300 + round * 200);
+        let to = NodeId(world.nodes[(old + 1) % world.nodes.len()].id);
+        faults::transfer(&world.nodes, to);
+        world.run_for(1_500);
+        all_links_of(world, old, None);
+        world.run_for(2_000);
+    }
+}
+
+/// 3: of five, one still hears the old leader and the rest; the others elect all the same.
+fn bridge_of_five(world: &mut World) {
+    let Some(old) = world.leader() else {
+        return fails(world, "nobody leads");
+    };
+    let count = world.nodes.len();
+    let bridge = (old + 1) % count;
+    for at in (0..count).filter(|at| *at != old && *at != bridge) {
+        let (from, to) = (world.nodes[old].id, world.nodes[at].id);
+        net::set_link(from, to, Some(CUT));
+        net::set_link(to, from, Some(CUT));
+    }
+    let before = world.clients.acknowledged;
+    if !world.run_until(8_000, |it| it.clients.acknowledged > before + 50) {
+        fails(world, "L1: a connected quorum acknowledges nothing for 8 s");
+    }
+}
+
+/// 4: on a single node, completions that come late and in heaps stall nothing.
+fn completions_late(world: &mut World) {
+    for round in 0..20 {
+        let late = Habits {
+            sync_ms_max: 5 + round * 10,
+            ..Habits::GOOD
+        };
+        if let Some(process) = &world.nodes[0].process {
+            process.host.set_habits(late);
+        }
+        world.run_for(700);
+        down(world, 0, End::PowerLost, 50);
+        let before = world.clients.acknowledged;
+        if !world.run_until(6_000, |it| it.clients.acknowledged > before) {
+            return fails(world, "L3: a single node acknowledges nothing for 6 s");
+        }
+    }
+}
+
+/// 5: a follower is sent a snapshot while the membership changes, and ends with the newest of both.
+fn install_during_membership_change(world: &mut World) {
+    for round in 0..6 {
+        let Some(leader) = world.leader() else {
+            world.run_for(2_000);
+            continue;
+        };
+        let behind = (leader + 1) % world.nodes.len();
+        let other = (leader + 2) % world.nodes.len();
+        down(world, behind, End::Killed, 12_000);
+        world.run_for(11_500); // the log that it lacks is purged meanwhile
+        let out = if round % 2 == 0 { behind } else { other };
+        world.nemesis.change_members(&world.nodes, out);
+        world.run_for(3_000);
+        world.nemesis.bring_back(&world.nodes);
+        world.run_for(4_000);
+    }
+    if world.checks.installed == 0 {
+        fails(world, "no snapshot was installed");
+    }
+}
+
+/// 17: a replica whose state does not get on holds up nobody for long, and catches up.
+fn apply_stalls(world: &mut World) {
+    for _ in 0..3 {
+        let Some(leader) = world.leader() else {
+            return fails(world, "nobody leads");
+        };
+        let slow = Habits {
+            apply_ms_max: 600,
+            ..Habits::GOOD
+        };
+        if let Some(process) = &world.nodes[leader].process {
+            process.host.set_habits(slow);
+        }
+        world.run_for(4_000);
+        if let Some(process) = &world.nodes[leader].process {
+            process.host.set_habits(Habits::GOOD);
+        }
+        let before = world.clients.acknowledged;
+        if !world.run_until(5_000, |it| it.clients.acknowledged > before + 20) {
+            return fails(world, "L3: nothing is acknowledged 5 s after the stall");
+        }
+    }
+}
+
+/// 47: a leader killed and back before anybody noticed believes nothing of what it granted.
+fn leader_back_in_its_own_term(world: &mut World) {
+    for round in 0..30 {
+        let Some(leader) = world.leader() else {
+            world.run_for(1_000);
+            continue;
+        };
+        let how = if round % 3 == 0 {
+            End::PowerLost
+        } else {
+            End::Killed
+        };
+        down(world, leader, how, 1 + round * 7);
+        world.run_for(1_500);
+    }
+}
+
+/// 48: members go out and come back while leadership is asked to move; somebody can always be elected.
+fn leader_removes_itself(world: &mut World) {
+    for round in 0..6 {
+        let Some(leader) = world.leader() else {
+            return fails(world, "nobody leads");
+        };
+        let out = (leader + 1) % world.nodes.len();
+        world.nemesis.change_members(&world.nodes, out);
+        world.run_for(1_000);
+        let to = NodeId(world.nodes[(leader + 2) % world.nodes.len()].id);
+        faults::transfer(&world.nodes, to);
+        world.run_for(50 * round);
+        if let Some(leader) = world.leader() {
+            down(world, leader, End::Killed, 300);
+        }
+        let before = world.clients.acknowledged;
+        if !world.run_until(8_000, |it| it.clients.acknowledged > before + 10) {
+            return fails(
+                world,
+                "L1: nobody acknowledges for 8 s with a majority alive",
+            );
+        }
+        world.nemesis.bring_back(&world.nodes);
+        world.run_for(3_000);
+    }
+}
+
+/// Whoever was cut off, or heard no leader and could ask the others, changes no leader: it asks whether it could win before it
+/// stands.
+fn a_node_comes_back(world: &mut World) {
+    for round in 0..6 {
+        let Some(leader) = world.leader() else {
+            return fails(world, "nobody leads");
+        };
+        let before = world.checks.leaders();
+        let alone = (leader + 1) % world.nodes.len();
+        if round % 2 == 0 {
+            all_links_of(world, alone, Some(CUT));
+        } else {
+            let (from, to) = (world.nodes[leader].id, world.nodes[alone].id);
+            net::set_link(from, to, Some(CUT));
+        }
+        world.run_for(3_000);
+        all_links_of(world, alone, None);
+        world.run_for(2_000);
+        if world.leader() != Some(leader) || world.checks.leaders() != before {
+            return fails(world, "L6: a node that came back changed the leader");
+        }
+    }
+}
