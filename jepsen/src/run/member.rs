@@ -91,6 +91,12 @@ impl Member {
                 )
                 .env("HOLDFAST_ADVERTISE__API", api.address())
                 .env("HOLDFAST_ADVERTISE__PEER", peer.address());
+        if !small_disk {
+            // The disk is mostly for other things, and how full it is no part of the test.
+            spec = spec
+                .env("HOLDFAST_DISK__SOFT", "2%")
+                .env("HOLDFAST_DISK__HARD", "1%");
+        }
         let tap = store.path(&format!("{TAP_PREFIX}{id}.jsonl"));
         if birth.has_tap {
             spec = spec.arg("--chaos-tap").arg(&tap);
