@@ -44,7 +44,7 @@ chaos: ## random histories of the core and of whole clusters, then real processe
 	cargo build --release --bin holdfast
 	$(harness)
 	$(jepsen) sim --tier a --seeds 0..50000 --for $(or $(FOR),45s)
-	( $(tierb); $(cluster); $(clusters) --seeds 0..100000 --for 45 )
+	( $(tierb); $(cluster); $(clusters) --seeds 0..150 --for 45 )
 	$(jepsen) run --bin $(bin) --profile $(or $(PROFILE),ci) --seed $(or $(SEED),42)
 sim: ## random histories of the core (SEEDS=0..100000) and of whole clusters (CLUSTERS=0..200), tests of the simulator first
 	@$(ready)

@@ -9,6 +9,9 @@ use holdfast_jepsen::run::Finished;
 
 use super::VALID;
 
+/// Pairs that did not meet are listed if they are no more than these.
+const LISTED_MAX: usize = 40;
+
 /// Over all runs so far.
 #[derive(Default)]
 pub struct Tally {
@@ -57,7 +60,7 @@ impl Tally {
             .collect();
         let met = wanted.len() - missing.len();
         lines.push(format!("PAIRS in one valid run: {met} of {}", wanted.len()));
-        if met > 0 && !missing.is_empty() {
+        if !missing.is_empty() && missing.len() <= LISTED_MAX {
             lines.push(format!("  without: {}", missing.join(" ")));
         }
         lines.push("TO THE FIRST COMPLETED STEP".to_owned());
