@@ -474,7 +474,8 @@ impl Leader {
                 let came = match result {
                     Ok((Reply::Did { more: true, .. }, _)) => Came::More,
                     Ok((Reply::Moot, _)) => Came::Moot,
-                    Ok((Reply::Void, _)) | Err(_) => Came::Unknown,
+                    Err(ProposeError::Unknown) => Came::Unknown,
+                    Ok((Reply::Void, _)) | Err(_) => Came::Refused,
                     Ok(_) => Came::Done,
                 };
                 self.step(Input::Done { id, came }).await;

@@ -114,14 +114,21 @@ pub enum Came {
     More,
     /// It was not to be done any more: nothing has changed.
     Moot,
+    /// It was not taken, or came under an epoch that was over: nothing has changed, and it is still to be done.
+    Refused,
     /// It may not have been applied.
     Unknown,
 }
 
 impl Came {
+    /// Whether it may be as if it had never been asked for.
+    fn failed(self) -> bool {
+        matches!(self, Self::Refused | Self::Unknown)
+    }
+
     /// Whether it has to be looked at again.
     fn leaves_more(self) -> bool {
-        matches!(self, Self::More | Self::Unknown)
+        matches!(self, Self::More) || self.failed()
     }
 }
 
@@ -375,13 +382,13 @@ impl Lead {
         let Some(pending) = self.pending.remove(&id) else {
             return;
         };
-        let unknown = came == Came::Unknown;
+        let unknown = came.failed();
         if unknown {
             self.quiet_until = mono + RETRY_AFTER_MS;
         }
         match pending {
             Pending::Grant(work, taken) => {
-                if came == Came::Moot {
+                if matches!(came, Came::Moot | Came::Refused) {
                     self.sessions.give_back(taken);
                 }
                 self.hot.release(&work);
@@ -995,8 +1002,11 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_that_was_moot_takes_nothing_of_its_workers_credit() {
+    fn a_grant_that_was_moot_or_refused_takes_nothing_of_its_workers_credit() {
         let mut lead = led(1);
+        let out = granted(&lead.step(starting("order-0"), 4, Timestamp(0)));
+        let (id, came) = (out[0].0, Came::Refused);
+        lead.step(Input::Done { id, came }, 4, Timestamp(0));
         let out = granted(&lead.step(starting("order-1"), 4, Timestamp(0)));
         let (id, came) = (out[0].0, Came::Moot);
         assert_eq!(

@@ -242,7 +242,8 @@ impl Leaders {
 /// How the shell answers a duty; none: nobody knows what became of it.
 pub fn answer((node, id): Proposed, reply: Option<&Reply>) -> Act {
     let came = match reply {
-        None | Some(Reply::Void) => Came::Unknown,
+        None => Came::Unknown,
+        Some(Reply::Void) => Came::Refused,
         Some(Reply::Did { more: true, .. }) => Came::More,
         Some(Reply::Moot) => Came::Moot,
         Some(_) => Came::Done,
