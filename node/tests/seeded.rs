@@ -24,6 +24,7 @@ use holdfast_proto::v1::{self, to_worker::Message as To};
 use holdfast_raft::{Clock, Stamp};
 use holdfast_scheduler::time::Timestamp;
 use tonic::Code;
+use tonic_types::StatusExt;
 
 /// In the process of a check: arms what it is to be run with.
 fn arm() {
@@ -87,6 +88,9 @@ async fn a_signal_that_nobody_could_take_is_not_told_as_sent() {
     let told = tokio::time::timeout(PATIENCE, runs.signal(signal)).await;
     let refused = told.expect("it is answered").unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    let details = refused.get_error_details();
+    let error = details.error_info().expect("it has a code of ours");
+    assert_eq!(error.reason, "HF1001", "{refused:?}");
 }
 
 #[test]

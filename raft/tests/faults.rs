@@ -332,8 +332,10 @@ async fn an_entry_that_no_replica_can_apply_stops_its_group_alone() {
     let (_, leader) = cluster.seats.leader(1).unwrap();
     let answer = leader.propose(Command::Poison).await;
     assert_eq!(answer, Err(ProposeError::Unknown));
-    until("it has stopped everywhere", || {
-        cluster.nodes.iter().all(|it| it.status(1).running.is_err())
+    // The last one may never learn that the entry is committed: those that knew have stopped, and there is no majority left.
+    until("a majority has stopped", || {
+        let stopped = |it: &&Node| it.status(1).running.is_err();
+        cluster.nodes.iter().filter(stopped).count() >= 2
     })
     .await;
     let again = leader.propose(add(new_id())).await;

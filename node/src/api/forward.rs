@@ -2,14 +2,17 @@
 //!
 //! Invariant: a forwarded call is never forwarded again; its mark names the one partition that it is about.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, error::Error as _, time::Duration};
 
+use holdfast_raft::ProposeError;
 use parking_lot::Mutex;
 use tonic::{
     Request, Response, Status,
     metadata::MetadataMap,
     transport::{Channel, Endpoint},
 };
+
+use super::status;
 
 /// On a forwarded call: the partition that it was forwarded for.
 const MARK: &str = "holdfast-forwarded";
@@ -68,7 +71,8 @@ impl Forward {
     /// Makes the call at `address`.
     ///
     /// # Errors
-    /// What the other node answered, or that it could not be reached.
+    /// What the other node answered. Where it did not answer (its process died, the connection broke, [`CALL_TIMEOUT`] went
+    /// by), the outcome is unknown, and the status says so: the caller repeats the call with the same ids.
     pub async fn call<M, T, F>(
         &self,
         address: &str,
@@ -81,7 +85,12 @@ impl Forward {
     {
         let mut request = Request::new(message);
         request.metadata_mut().insert(MARK, partition.into());
-        call(self.channel(address)?, request).await
+        let called = call(self.channel(address)?, request).await;
+        // An answer that came over the wire has no source. What this end made up has one, of any code.
+        called.map_err(|status| match status.source() {
+            Some(_) => status::propose(&ProposeError::Unknown, None),
+            None => status,
+        })
     }
 }
 
