@@ -14,7 +14,7 @@ tierb = export CARGO_TARGET_DIR="$${CARGO_TARGET_DIR:-target}/sim" RUSTFLAGS="--
 cluster = cargo build --profile sim -p holdfast-jepsen --no-default-features --features sim-cluster,seeded-bugs --bin jepsen-sim
 clusters = "$$CARGO_TARGET_DIR/sim/jepsen-sim" --jobs $$(nproc)
 
-.PHONY: help demo test ci fix format lint bench chaos sim images fuzz shipped
+.PHONY: help demo test ci builds fix format lint bench chaos sim images fuzz shipped
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
 demo: ## three nodes, a worker, 30 orders, the leader killed, an audit (KILL=worker: a worker; STAY=1: stays up afterwards)
@@ -30,7 +30,15 @@ format:
 lint: format ## formatting and lints; writes nothing
 	@$(ready)
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
-ci: lint test demo shipped chaos ## what .ci/run calls; the tidy test is part of test
+ci: lint test builds demo shipped chaos ## what .ci/run calls; the tidy test is part of test
+# Beside each other: to link a release keeps one processor busy for minutes.
+builds:
+	@$(ready)
+	cargo build --release --bin holdfast & release=$$!
+	trap "kill $$release 2>/dev/null || true" EXIT
+	$(harness)
+	( $(tierb); $(cluster) )
+	wait $$release
 fix: ## formats and applies lints
 	@$(ready)
 	cargo fmt --all

@@ -114,7 +114,11 @@ impl Run {
         };
         let mut tally = Tally::default();
         let Some(profile) = self.profile.clone() else {
-            return self.some(&stop, &mut tally).await;
+            let code = self.some(&stop, &mut tally).await;
+            if self.test_count > 1 {
+                line(&tally.text());
+            }
+            return code;
         };
         let Some(lines) = profiles::lines(&profile) else {
             trouble(&format!("{profile} is none of ci, night, release"));

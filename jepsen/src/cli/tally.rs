@@ -46,7 +46,10 @@ impl Tally {
 
     /// As it is printed at the end.
     pub fn text(&self) -> String {
-        let mut lines = vec!["CODES (0 valid, 1 violated, 2 unknown)".to_owned()];
+        let mut lines = Vec::new();
+        if !self.rows.is_empty() {
+            lines.push("CODES (0 valid, 1 violated, 2 unknown)".to_owned());
+        }
         let rows = self.rows.iter();
         lines.extend(rows.map(|(code, line)| format!("{code}  jepsen run {line}")));
         lines.push("IN FORCE".to_owned());
