@@ -72,12 +72,7 @@ fuzz: ## anything at every decoder (FOR=1m of CPU time each)
 	@$(ready)
 	$(harness)
 	$(jepsen) fuzz --for $(or $(FOR),1m)
-bench: ## the figures of docs/benchmarks.md
+bench: ## the table of docs/benchmarks.md, medians of three; beside Restate, turn by turn, where PEERS_DIR holds restate3.sh
 	@$(ready)
 	cargo build --release --bin holdfast
-	for conc in 1 64 256; do $(bin) bench raft --conc $$conc --local 3; done
-	for conc in 1 64 256; do $(bin) bench steps --steps 10 --conc $$conc --local 3; done
-	$(bin) bench failover --kills 20 --local 3
-	$(bin) bench failover --kills 20 --pause --local 3
-	$(bin) bench idle --local 3
-	$(bin) bench sleepers --runs 10000 --local 3
+	$(bin) bench table --local 3 --secs 5 --repeats 3 $(if $(PEERS_DIR),--peer $(PEERS_DIR)/restate3.sh)

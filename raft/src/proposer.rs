@@ -8,11 +8,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics::Histogram;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::adapter::core::{Core, Hint, Outcome};
+use crate::adapter::stages;
 use crate::error::ProposeError;
 use crate::failpoints;
 use crate::machine::Machine;
@@ -39,6 +41,7 @@ pub(crate) type Done<M> =
 struct Queued<M: Machine> {
     command: M::Command,
     bytes: usize,
+    since: Instant,
     done: Done<M>,
 }
 
@@ -58,6 +61,8 @@ pub(crate) struct Proposer<M: Machine> {
     hints: watch::Receiver<Hint>,
     waiting: Mutex<Waiting<M>>,
     work: Notify,
+    /// How long an entry's first command has waited.
+    queued: Histogram,
 }
 
 impl<M: Machine> Proposer<M> {
@@ -81,6 +86,7 @@ impl<M: Machine> Proposer<M> {
             hints,
             waiting: Mutex::new(waiting),
             work: Notify::new(),
+            queued: stages::histogram(group, "queued"),
         })
     }
 
@@ -119,6 +125,7 @@ impl<M: Machine> Proposer<M> {
         waiting.commands.push_back(Queued {
             command,
             bytes,
+            since: Instant::now(),
             done,
         });
         let must_wake = waiting.in_flight < ENTRIES_IN_FLIGHT_MAX;
@@ -182,6 +189,9 @@ impl<M: Machine> Proposer<M> {
     }
 
     async fn write(self: &Arc<Self>, entry: Vec<Queued<M>>) {
+        if let Some(first) = entry.first() {
+            self.queued.record(first.since.elapsed());
+        }
         let hint = *self.hints.borrow();
         let (commands, dones): (Vec<M::Command>, Vec<Done<M>>) =
             entry.into_iter().map(|it| (it.command, it.done)).unzip();

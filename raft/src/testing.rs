@@ -12,6 +12,7 @@ pub use crate::adapter::log::Log;
 pub use crate::adapter::machine::Sm;
 pub use crate::adapter::types::{BatchBytes, Types};
 
+use crate::adapter::stages::Stages;
 use crate::groups::Groups;
 use crate::log::{LogBackend, LogOp};
 use crate::machine::Machine;
@@ -21,12 +22,12 @@ use crate::types::GroupId;
 
 /// The log of one group as consensus sees it.
 pub fn log(group: GroupId, backend: Arc<dyn LogBackend>) -> Log {
-    Log::new(group, backend)
+    Log::new(group, backend, Stages::new(group))
 }
 
 /// The state of one group as consensus sees it.
 pub fn sm<M: Machine>(group: GroupId, state: &GroupState<M>, backend: Arc<dyn LogBackend>) -> Sm {
-    Sm::new(group, Arc::new(state.clone()), backend)
+    Sm::new(group, Arc::new(state.clone()), backend, Stages::new(group))
 }
 
 impl<M: Machine> Replica<M> {

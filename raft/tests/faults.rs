@@ -347,6 +347,20 @@ async fn an_entry_that_no_replica_can_apply_stops_its_group_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_starts_again_tells_the_term_that_it_knew_from_its_first_word_on() {
+    let mut cluster = Cluster::formed(1).await;
+    let leader = cluster.leader(1).await;
+    for _ in 0..3 {
+        let before = cluster.node(leader).status(1).term;
+        cluster.node_mut(leader).kill().await;
+        cluster.node_mut(leader).how.starved = true;
+        cluster.node_mut(leader).start().await;
+        let first = cluster.node(leader).status(1).term;
+        assert!(first >= before, "{before}, then {first}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_proposal_is_answered_once_whatever_becomes_of_its_leader() {
     let mut cluster = Cluster::formed(1).await;
     let mut answers: Vec<Arc<AtomicU32>> = Vec::new();

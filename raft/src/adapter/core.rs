@@ -21,6 +21,7 @@ use crate::adapter::network::Network;
 use crate::adapter::pulse::Pulses;
 use crate::adapter::settings::Profile;
 use crate::adapter::snapshot::Transfers;
+use crate::adapter::stages::Stages;
 use crate::adapter::types::{
     BatchBytes, BoxedResponder, CoreVote, LeaderId, Types, core_vote, our_log_id, our_vote,
 };
@@ -141,6 +142,8 @@ pub(crate) struct Core {
     pub(crate) peers: Arc<Peers>,
     pub(crate) state: Arc<dyn StateSide>,
     pub(crate) transfers: Arc<Transfers>,
+    /// The term that the log knew at the start. Consensus reports none until it has run for a moment.
+    term_at_start: u64,
     /// The vote of the leader against whom this node has taken over last: at most once per leader term.
     taken_over: parking_lot::Mutex<Option<Vote>>,
 }
@@ -158,11 +161,15 @@ impl Core {
             pulses: Arc::clone(&parts.pulses),
             transfers: Arc::clone(&parts.transfers),
         };
-        let log = Log::new(parts.group, Arc::clone(&parts.log));
+        let vote = parts.log.state(parts.group).vote;
+        let term_at_start = vote.map_or(0, |vote| vote.term);
+        let stages = Stages::new(parts.group);
+        let log = Log::new(parts.group, Arc::clone(&parts.log), stages.clone());
         let sm = Sm::new(
             parts.group,
             Arc::clone(&parts.state),
             Arc::clone(&parts.log),
+            stages,
         );
         let raft = Raft::build(parts.this.0, Arc::new(config), network, log, sm)
             .await
@@ -175,6 +182,7 @@ impl Core {
             peers: parts.peers,
             state: parts.state,
             transfers: parts.transfers,
+            term_at_start,
             taken_over: parking_lot::Mutex::default(),
         }))
     }
@@ -266,7 +274,7 @@ impl Core {
         let index = |id: &Option<openraft::LogId<LeaderId>>| id.as_ref().map(|id| id.index);
         Status {
             group: self.group,
-            term: it.current_term,
+            term: it.current_term.max(self.term_at_start),
             leader: it.current_leader.map(NodeId),
             is_leader: it.state.is_leader(),
             last_log: it.last_log_index,

@@ -14,6 +14,7 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
+use crate::adapter::stages::Stages;
 use crate::adapter::types::{
     CoreEntry, CoreLogId, CoreVote, Types, core_entry, core_log_id, core_vote, our_log_id,
     our_vote, stored_entry,
@@ -29,11 +30,16 @@ const READ_BYTES: usize = 1 << 20;
 pub struct Log {
     group: GroupId,
     backend: Arc<dyn LogBackend>,
+    stages: Stages,
 }
 
 impl Log {
-    pub(crate) fn new(group: GroupId, backend: Arc<dyn LogBackend>) -> Self {
-        Self { group, backend }
+    pub(crate) fn new(group: GroupId, backend: Arc<dyn LogBackend>, stages: Stages) -> Self {
+        Self {
+            group,
+            backend,
+            stages,
+        }
     }
 
     /// One read of at most [`READ_BYTES`], at least one entry if there is any.
@@ -203,7 +209,14 @@ impl RaftLogStorage<Types> for Log {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<StoredEntry> = entries.into_iter().map(stored_entry).collect();
-        let done = Box::new(move |result| callback.io_completed(result));
+        let since = entries.last().map(|it| self.stages.appended(it.id.index));
+        let stages = self.stages.clone();
+        let done = Box::new(move |result: io::Result<()>| {
+            if let Some(since) = since.filter(|_| result.is_ok()) {
+                stages.synced(since);
+            }
+            callback.io_completed(result);
+        });
         self.backend
             .submit(self.group, LogOp::Append(entries), done)
             .await;

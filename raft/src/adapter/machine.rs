@@ -13,6 +13,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 
+use crate::adapter::stages::Stages;
 use crate::adapter::types::{
     Answer, CoreEntry, CoreLogId, CoreSnapshot, CoreSnapshotMeta, CoreStoredMembership, Types,
     core_log_id, membership_bytes, membership_from_bytes, our_log_id, stored_entry,
@@ -94,17 +95,24 @@ pub struct Sm {
     group: GroupId,
     state: Arc<dyn StateSide>,
     log: Arc<dyn LogBackend>,
+    stages: Stages,
     /// Whether this process has built or installed a snapshot. State that was replayed and not flushed must not be
     /// offered as one: a purge up to it could not be undone by a replay.
     may_offer: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl Sm {
-    pub(crate) fn new(group: GroupId, state: Arc<dyn StateSide>, log: Arc<dyn LogBackend>) -> Self {
+    pub(crate) fn new(
+        group: GroupId,
+        state: Arc<dyn StateSide>,
+        log: Arc<dyn LogBackend>,
+        stages: Stages,
+    ) -> Self {
         Self {
             group,
             state,
             log,
+            stages,
             may_offer: Arc::default(),
         }
     }
@@ -114,8 +122,11 @@ impl Sm {
             return Ok(());
         };
         // By ticket and not by index: see `LogBackend::durable`.
-        self.log.durable(self.group, last.entry.id.index).await?;
+        let last = last.entry.id.index;
+        self.log.durable(self.group, last).await?;
+        let since = self.stages.committed(last);
         self.state.apply(entries).await?;
+        self.stages.applied(since);
         Ok(())
     }
 }

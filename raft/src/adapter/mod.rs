@@ -14,4 +14,5 @@ pub(crate) mod pulse;
 pub(crate) mod runtime;
 pub(crate) mod settings;
 pub(crate) mod snapshot;
+pub(crate) mod stages;
 pub(crate) mod types;

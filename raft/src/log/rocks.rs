@@ -676,6 +676,8 @@ impl LogIo {
         let has_purge = jobs.iter().any(|job| matches!(job.op, LogOp::Purge(_)));
         before_write(has_vote, has_purge)?;
         let failed = |what: &str, cause: rocksdb::Error| StorageFault::io(what, cause);
+        metrics::counter!("holdfast_log_written_bytes_total")
+            .increment(batch.size_in_bytes() as u64);
         let options = WriteOptions::default();
         self.db
             .write_opt(batch, &options)

@@ -78,6 +78,8 @@ pub struct How {
     pub seeds: Vec<String>,
     pub cluster_name: Option<String>,
     pub proxied: bool,
+    /// While it starts, its tasks run now and then only.
+    pub starved: bool,
 }
 
 impl Default for How {
@@ -89,6 +91,7 @@ impl Default for How {
             seeds: Vec::new(),
             cluster_name: None,
             proxied: false,
+            starved: false,
         }
     }
 }
@@ -238,6 +241,10 @@ impl Node {
             (Register { gate }, Arc::new(Parts) as Arc<dyn Stamp>)
         });
         let listener = TcpListener::bind(&self.listens).unwrap();
+        if self.how.starved {
+            runtime.spawn(starve());
+            runtime.spawn(starve());
+        }
         let opened = Groups::open(settings, seams, make, listener, runtime.handle().clone()).await;
         match opened {
             Ok(groups) => {
@@ -324,6 +331,14 @@ impl Drop for Node {
             groups.let_go();
         });
         drop(ending.join());
+    }
+}
+
+/// Leaves others of its runtime a turn now and then.
+async fn starve() {
+    for _ in 0..100 {
+        std::thread::sleep(Duration::from_millis(5));
+        tokio::task::yield_now().await;
     }
 }
 

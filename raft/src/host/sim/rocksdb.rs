@@ -273,6 +273,14 @@ impl WriteBatch {
     pub(crate) fn delete_range(&mut self, from: impl AsRef<[u8]>, to: impl AsRef<[u8]>) {
         self.0.push(Op::DeleteRange(owned(from), owned(to)));
     }
+
+    pub(crate) fn size_in_bytes(&self) -> usize {
+        let size = |op: &Op| match op {
+            Op::Put(one, other) | Op::DeleteRange(one, other) => one.len() + other.len(),
+            Op::Delete(key) => key.len(),
+        };
+        self.0.iter().map(size).sum()
+    }
 }
 
 /// A value, held.
