@@ -121,6 +121,7 @@ async fn finish(
     mut troubles: Vec<String>,
 ) -> Result<Finished, FieldError> {
     let violations = field.violations.lock().clone();
+    let names: Vec<String> = field.members().iter().map(|it| it.name.clone()).collect();
     if !field.options.leave_running {
         field.tear_down().await;
     }
@@ -137,7 +138,6 @@ async fn finish(
         what: "setup.json cannot be written".to_string(),
         cause,
     })?;
-    let names: Vec<String> = field.members().iter().map(|it| it.name.clone()).collect();
     let require = &field.options.require;
     let coverage = Coverage::read(field.store.folder(), require, &names, setup.phases[2]);
     let coverage = coverage.map_err(|cause| FieldError::System {

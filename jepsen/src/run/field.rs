@@ -522,5 +522,8 @@ impl Field {
             }
         }
         let _ = self.sink.stop(Duration::from_secs(2)).await;
+        // Gates know the processes, and processes have the gates: neither would ever be dropped.
+        self.members.write().clear();
+        self.workers.write().clear();
     }
 }
