@@ -317,7 +317,12 @@ impl Driver {
     }
 
     fn owes_results(&self) -> bool {
-        !self.running.is_empty() || !self.results.is_empty()
+        !(self.running.is_empty() && self.results.is_empty() && self.waiting_grants.is_empty())
+    }
+
+    /// Whether the function asks for nothing any more.
+    fn is_over(&self) -> bool {
+        self.function.is_none() || self.interrupted
     }
 
     /// Nothing of it was taken, its number neither. What the function asked for cannot be had, so that it is replayed; its
@@ -368,29 +373,30 @@ impl Driver {
     /// Begins granted bodies whose operation the function has asked for, each fence once.
     fn begin(&mut self, grants: Vec<v1::Grant>, todo: &mut Todo) {
         self.waiting_grants.extend(grants);
+        let over = self.is_over(); // then they are handed back with the next Advance
         let inner = self.state.inner.borrow();
         for grant in std::mem::take(&mut self.waiting_grants) {
             if self.begun.contains(&grant.fence) {
                 continue;
             }
             match inner.local.get(&grant.entry) {
-                Some(body) => {
+                Some(body) if !over => {
                     self.begun.insert(grant.fence);
                     self.running.insert(grant.fence);
                     todo.begin.push((grant, body.clone()));
                 }
-                None if inner.awaited.contains_key(&grant.entry) => {
+                None if !over && inner.awaited.contains_key(&grant.entry) => {
                     self.begun.insert(grant.fence);
                     self.results.push(not_here(&grant));
                 }
-                None => self.waiting_grants.push(grant),
+                _ => self.waiting_grants.push(grant),
             }
         }
     }
 
     /// A function that is over asks for nothing any more: what was granted to it and did not begin is handed back.
     fn hand_back(&mut self) {
-        if self.function.is_some() && !self.interrupted {
+        if !self.is_over() {
             return;
         }
         for grant in std::mem::take(&mut self.waiting_grants) {

@@ -253,6 +253,9 @@ fn advance<R: Rows>(
         AdvanceOutcome::Superseded
     } else if interrupted || it.trouble.is_some() || (!run.is_live() && !ended) {
         interrupt(turn, run)?
+    } else if ended && run.local_in_flight() > 0 {
+        // Its worker may not know of them yet: a grant of a further attempt travels by another way than this answer.
+        AdvanceOutcome::Interrupted
     } else if ended {
         AdvanceOutcome::Finished
     } else if ending_refused {

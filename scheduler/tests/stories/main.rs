@@ -473,6 +473,39 @@ fn cancel_waits_for_the_step_in_flight_before_its_undo_begins() {
 }
 
 #[test]
+fn a_function_that_ends_while_its_step_is_granted_again_is_told_to_stay_and_report_it() {
+    let mut story = Story::new();
+    let worker = story.worker("w1");
+    let id = story.start("order-1");
+    let mut driven = story.drive(&id, worker);
+    let ship = IntentKind::Step(step("ship"));
+    story.advance(&mut driven, vec![], vec![charge(), ship]);
+    let fails = driven.fails(1);
+    story.advance(&mut driven, vec![fails], vec![]);
+    story.wait(100).fire();
+    let again = Work::Step(id.clone(), IntentNo(1));
+    assert_eq!(story.grant(again, worker), Reply::Done);
+    let fence = story.granted_fence();
+    // Its worker has not heard of that, and the function gives up.
+    let fail = IntentKind::Fail {
+        code: "NO".into(),
+        message: "no".into(),
+    };
+    let done = driven.done(0);
+    let reply = story.advance(&mut driven, vec![done], vec![fail]);
+    assert_eq!(outcome(&reply), &AdvanceOutcome::Interrupted);
+    let handed_back = StepResult {
+        intent: IntentNo(1),
+        fence,
+        outcome: AttemptOutcome::Stopped,
+    };
+    let reply = story.advance(&mut driven, vec![handed_back], vec![]);
+    assert_eq!(outcome(&reply), &AdvanceOutcome::Finished);
+    story.undo(&id, 0, worker);
+    assert_eq!(story.status(&id), Status::Failed);
+}
+
+#[test]
 fn a_cancelled_run_whose_worker_is_lost_still_undoes() {
     let mut story = Story::new();
     let (a, b) = (story.worker("a"), story.worker("b"));

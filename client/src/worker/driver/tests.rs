@@ -742,6 +742,44 @@ fn a_function_that_ends_with_a_step_in_flight_is_kept_until_that_is_reported() {
 }
 
 #[test]
+fn a_grant_that_arrives_after_the_end_of_its_function_is_handed_back_and_not_begun() {
+    let both = async |cx: Cx| {
+        let (a, b) = (cx.step(A, 1), cx.step(B, 1));
+        Ok(cx.join_all([a, b]).await?)
+    };
+    let mut driver = driver(both);
+    let first = sent(driver.drive(drive(vec![], vec![])));
+    driver.advanced(goes_on(&first, vec![grant(0, 10), grant(1, 11)]));
+    let retried = v1::Retryable::default();
+    driver.result(came(1, 11, Came::Retryable(retried)));
+    driver.result(came(0, 10, Came::Terminal(v1::Failure::default())));
+    let mut todo = Todo::default();
+    driver.advance(&mut todo);
+    let failed = Became::Failed(v1::StepFailed::default());
+    let answer_to = sent(todo);
+    let ending = sent(driver.advanced(v1::Advanced {
+        deliveries: vec![delivery(1, vec![became(0, failed)])],
+        ..goes_on(&answer_to, vec![])
+    }));
+    assert!(matches!(ending.intents[0].kind, Some(Asked::Fail(_))));
+    // The other step was granted once more before the end was committed; the answer overtakes the news of it.
+    let todo = driver.advanced(answer(&ending, v1::AdvanceOutcome::Interrupted));
+    assert_eq!((todo.fate, todo.advance.is_none()), (Fate::Drives, true));
+    let todo = driver.news(v1::News {
+        run: RUN.to_owned(),
+        fence: 1,
+        deliveries: vec![],
+        grants: vec![grant(1, 12)],
+    });
+    assert!(todo.begin.is_empty(), "its result would be of no use");
+    let last = sent(todo);
+    let stopped = came(1, 12, Came::Stopped(v1::Empty {}));
+    assert_eq!((&last.results[..], last.intents.len()), (&[stopped][..], 0));
+    let todo = driver.advanced(answer(&last, v1::AdvanceOutcome::Finished));
+    assert_eq!(todo.fate, Fate::Drop);
+}
+
+#[test]
 fn an_interrupted_driver_asks_for_nothing_and_still_reports_its_steps() {
     let mut driver = driver(two_steps);
     let first = sent(driver.drive(drive(vec![], vec![])));

@@ -122,7 +122,10 @@ impl Engine {
                 outcome = AdvanceOutcome::Finished;
             }
         } else if ends {
-            outcome = AdvanceOutcome::Finished;
+            outcome = match life.local_out() {
+                0 => AdvanceOutcome::Finished,
+                _ => AdvanceOutcome::Interrupted,
+            };
         } else if taken.end_waits {
             outcome = AdvanceOutcome::DeliveriesWait;
         }
