@@ -46,6 +46,8 @@ struct Shared {
     endpoints: Vec<String>,
     channels: Mutex<HashMap<String, Channel>>,
     topology: Mutex<Option<(Instant, v1::TopologyReply)>>,
+    /// The nodes by the newest word of any, and the term of that: those that were named at the start may all be gone by now.
+    nodes: Mutex<(u64, Vec<String>)>,
     /// The last question for it, and when it began: callers who wait for the next share one.
     asking: tokio::sync::Mutex<Option<(Instant, Topology)>>,
 }
@@ -70,6 +72,7 @@ impl Caller {
                 endpoints,
                 channels: Mutex::default(),
                 topology: Mutex::default(),
+                nodes: Mutex::default(),
                 asking: tokio::sync::Mutex::default(),
             }),
         }
@@ -82,11 +85,29 @@ impl Caller {
 
     fn all_addresses(&self) -> Vec<String> {
         let mut all = self.shared.endpoints.clone();
-        if let Some((_, topology)) = &*self.shared.topology.lock() {
-            let known = topology.nodes.iter().map(|node| node.api.clone());
-            all.extend(known.filter(|api| !api.is_empty() && !self.shared.endpoints.contains(api)));
-        }
+        let known = self.shared.nodes.lock();
+        let others = known
+            .1
+            .iter()
+            .filter(|api| !self.shared.endpoints.contains(api));
+        all.extend(others.cloned());
         all
+    }
+
+    /// Remembers who the nodes are. One that was removed, or cut off, knows an older term and an older list.
+    fn learn(&self, topology: &v1::TopologyReply) {
+        let term = topology
+            .leaders
+            .iter()
+            .map(|it| it.term)
+            .max()
+            .unwrap_or_default();
+        let nodes = topology.nodes.iter().map(|node| node.api.clone());
+        let nodes: Vec<String> = nodes.filter(|api| !api.is_empty()).collect();
+        let mut known = self.shared.nodes.lock();
+        if topology.formed && !nodes.is_empty() && term >= known.0 {
+            *known = (term, nodes);
+        }
     }
 
     /// A connection to this address; made once.
@@ -163,9 +184,11 @@ impl Caller {
         let asked = async {
             let mut grpc = v1::cluster_client::ClusterClient::new(self.channel(to).await?);
             let reply = grpc.topology(v1::TopologyRequest {}).await;
-            reply
+            let topology = reply
                 .map(Response::into_inner)
-                .map_err(|status| of_status(&status))
+                .map_err(|status| of_status(&status))?;
+            self.learn(&topology);
+            Ok(topology)
         };
         let answer = tokio::time::timeout(CONNECT_WITHIN, asked).await;
         answer.unwrap_or(Err(ClientError::TimedOut))

@@ -89,6 +89,22 @@ async fn a_call_follows_the_leader_and_is_the_same_call_everywhere() {
 }
 
 #[tokio::test]
+async fn a_client_finds_the_cluster_also_when_no_node_is_left_that_it_was_told_of() {
+    let (one, two, client) = two_nodes().await;
+    let three = Node::start().await;
+    two.told.starts.then(Ok(started())).then(Err(not_leader()));
+    three.told.starts.then(Ok(started()));
+    let start = |id: &str| client.start(ORDER, id, "1".to_owned()).into_future();
+    start("order-1").await.unwrap();
+    one.die();
+    let left = [two.address.as_str(), three.address.as_str()];
+    *two.told.topology.lock() = led_by(2, &left);
+    *three.told.topology.lock() = led_by(2, &left);
+    start("order-2").await.unwrap();
+    assert_eq!(three.told.starts.asked().len(), 1);
+}
+
+#[tokio::test]
 async fn callers_at_once_share_the_question_who_leads() {
     let node = Node::start().await;
     let client = Client::connect(&[&node.address]).await.unwrap();

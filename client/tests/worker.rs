@@ -358,6 +358,32 @@ async fn a_worker_follows_the_leader_and_keeps_its_session() {
 }
 
 #[tokio::test]
+async fn a_worker_finds_nodes_that_joined_while_its_stream_stood() {
+    let (mut one, mut two) = (Node::start().await, Node::start().await);
+    let client = one.client().await;
+    let working = Working::begin(worker(&client, async |_, n| Ok(n)));
+    let standing = one.welcomed(1).await;
+    let both = [one.address.as_str(), two.address.as_str()];
+    *one.told.topology.lock() = led_by(1, &both);
+    let asked = || one.told.topologies.load(Ordering::Relaxed);
+    let before = asked();
+    let learns = async {
+        while asked() < before + 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, learns)
+        .await
+        .expect("it asks now and then");
+    *two.told.topology.lock() = led_by(2, &both);
+    drop(standing);
+    one.die();
+    let stream = two.welcomed(1).await;
+    assert_eq!(stream.hello.session, 1);
+    tokio::join!(working.ended(), let_go(stream));
+}
+
+#[tokio::test]
 async fn a_worker_leaves_a_leader_that_echoes_nothing_once_others_have_elected_another() {
     let (mut one, mut two) = (Node::start().await, Node::start().await);
     let client = one.client().await;

@@ -41,6 +41,8 @@ const RETRY_LAST: Duration = Duration::from_millis(200);
 const BATCH: usize = 256;
 /// What a node cannot say yet it is asked again after this long.
 const UNKNOWN_FOR: Duration = Duration::from_millis(100);
+/// A worker asks who the nodes are every so many beats.
+const LEARN_EVERY_BEATS: u64 = 10;
 const PROTOCOL: u32 = 1;
 
 /// What goes to a partition's stream.
@@ -276,8 +278,10 @@ impl PartitionStream {
                     }
                 }
                 _ = open.beats.tick() => {
-                    // A leader that lost its quorum echoes nothing, and may not know that others elected a new one.
-                    if open.is_unheard() && newest.is_terminated() {
+                    // A leader that lost its quorum echoes nothing, and may not know that others elected a new one. And whoever
+                    // is asked tells who the nodes are by now: a stream may outlive all those that its worker knew.
+                    let learns = open.beat.is_multiple_of(LEARN_EVERY_BEATS);
+                    if (open.is_unheard() || learns) && newest.is_terminated() {
                         newest.set(newest_leader(self.caller.clone(), self.partition).fuse());
                     }
                     if open.send_beat().await.is_err() {
