@@ -4,14 +4,14 @@
 //! waits is bounded by bytes, and beyond that refused with a time to retry.
 //! Not here: what a command says.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::Histogram;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::adapter::core::{Core, Hint, Outcome};
 use crate::adapter::stages;
@@ -34,6 +34,10 @@ const QUEUED_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long a full queue takes to have room again.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
+/// What is in flight when leadership is lost is settled by the next leader's log. Whoever is taken out of the group before is sent
+/// none of it: after this nobody knows what became of it.
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+
 /// Called once with the answer, on whatever thread it was made: it must not block.
 pub(crate) type Done<M> =
     Box<dyn FnOnce(Result<(<M as Machine>::Reply, Position), ProposeError>) + Send>;
@@ -48,8 +52,15 @@ struct Queued<M: Machine> {
 struct Waiting<M: Machine> {
     commands: VecDeque<Queued<M>>,
     bytes: usize,
-    in_flight: usize,
+    in_flight: BTreeMap<u64, InFlight<M>>,
+    entries: u64,
     stopped: bool,
+}
+
+/// An entry that was given to the log.
+struct InFlight<M: Machine> {
+    dones: Vec<Done<M>>,
+    began: Instant,
 }
 
 /// The proposer of one group.
@@ -75,7 +86,8 @@ impl<M: Machine> Proposer<M> {
         let waiting = Waiting {
             commands: VecDeque::new(),
             bytes: 0,
-            in_flight: 0,
+            in_flight: BTreeMap::new(),
+            entries: 0,
             stopped: false,
         };
         Arc::new(Self {
@@ -128,7 +140,7 @@ impl<M: Machine> Proposer<M> {
             since: Instant::now(),
             done,
         });
-        let must_wake = waiting.in_flight < ENTRIES_IN_FLIGHT_MAX;
+        let must_wake = waiting.in_flight.len() < ENTRIES_IN_FLIGHT_MAX;
         drop(waiting);
         if must_wake {
             self.work.notify_one();
@@ -142,8 +154,18 @@ impl<M: Machine> Proposer<M> {
 
     /// Cuts entries until stopped.
     pub(crate) async fn run(self: Arc<Self>) {
+        let mut hints = self.hints.clone();
+        let mut is_told = true;
+        let mut lost_at = None;
         loop {
             let woken = self.work.notified();
+            let hint = *hints.borrow_and_update();
+            if hint.is_self {
+                lost_at = None;
+            } else {
+                lost_at.get_or_insert_with(Instant::now);
+                self.refuse_waiting(hint.leader);
+            }
             loop {
                 match self.cut() {
                     Cut::Entry(commands) => self.write(commands).await,
@@ -151,7 +173,35 @@ impl<M: Machine> Proposer<M> {
                     Cut::Stopped => return,
                 }
             }
-            woken.await;
+            let in_flight = !self.waiting.lock().in_flight.is_empty();
+            let give_up = lost_at
+                .filter(|_| in_flight)
+                .map(|lost| lost + SETTLED_WITHIN);
+            tokio::select! {
+                biased;
+                () = woken => {}
+                changed = hints.changed(), if is_told => is_told = changed.is_ok(),
+                () = sleep_until(give_up.unwrap_or_else(Instant::now)), if give_up.is_some() => self.give_up(),
+            }
+        }
+    }
+
+    /// What waits was never appended, and is not to wait for what was.
+    fn refuse_waiting(&self, leader: Option<NodeId>) {
+        let mut waiting = self.waiting.lock();
+        let left = std::mem::take(&mut waiting.commands);
+        waiting.bytes = 0;
+        drop(waiting);
+        let group = self.group;
+        let dones = left.into_iter().map(|queued| queued.done).collect();
+        refuse::<M>(dones, &ProposeError::NotLeader { group, leader });
+    }
+
+    /// Nobody here will hear what became of what is in flight.
+    fn give_up(&self) {
+        let left = std::mem::take(&mut self.waiting.lock().in_flight);
+        for InFlight { dones, began } in left.into_values() {
+            self.answer(Outcome::Unknown, dones, began);
         }
     }
 
@@ -172,7 +222,8 @@ impl<M: Machine> Proposer<M> {
         if waiting.stopped {
             return Cut::Stopped;
         }
-        if waiting.in_flight >= ENTRIES_IN_FLIGHT_MAX || waiting.commands.is_empty() {
+        let in_flight = waiting.in_flight.len();
+        if in_flight >= ENTRIES_IN_FLIGHT_MAX || waiting.commands.is_empty() {
             return Cut::Nothing;
         }
         let (mut count, mut bytes) = (0, 0);
@@ -184,7 +235,6 @@ impl<M: Machine> Proposer<M> {
             count += 1;
         }
         waiting.bytes -= bytes;
-        waiting.in_flight += 1;
         Cut::Entry(waiting.commands.drain(..count).collect())
     }
 
@@ -196,7 +246,6 @@ impl<M: Machine> Proposer<M> {
         let (commands, dones): (Vec<M::Command>, Vec<Done<M>>) =
             entry.into_iter().map(|it| (it.command, it.done)).unzip();
         if !hint.is_self {
-            self.landed();
             return refuse::<M>(
                 dones,
                 &ProposeError::NotLeader {
@@ -213,25 +262,35 @@ impl<M: Machine> Proposer<M> {
         let batch = M::encode(epoch, at_ms, &commands);
         drop(commands);
         let proposer = Arc::clone(self);
-        let began = Instant::now();
-        let done = move |outcome| {
-            proposer.landed();
-            proposer.answer(outcome, dones, began);
-        };
+        let number = self.took_off(dones);
+        let done = move |outcome| proposer.landed(number, outcome);
         self.core
             .write(batch, Some((hint.term, self.this)), done)
             .await;
     }
 
-    /// One entry less in flight.
-    fn landed(&self) {
+    /// One entry more in flight; its number among them.
+    fn took_off(&self, dones: Vec<Done<M>>) -> u64 {
         let mut waiting = self.waiting.lock();
-        waiting.in_flight -= 1;
+        waiting.entries += 1;
+        let number = waiting.entries;
+        let began = Instant::now();
+        waiting.in_flight.insert(number, InFlight { dones, began });
+        number
+    }
+
+    /// One entry less.
+    fn landed(&self, number: u64, outcome: Outcome) {
+        let mut waiting = self.waiting.lock();
+        let Some(InFlight { dones, began }) = waiting.in_flight.remove(&number) else {
+            return; // it was given up
+        };
         let more = !waiting.commands.is_empty();
         drop(waiting);
         if more {
             self.work.notify_one();
         }
+        self.answer(outcome, dones, began);
     }
 
     fn answer(&self, outcome: Outcome, dones: Vec<Done<M>>, began: Instant) {
