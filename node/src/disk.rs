@@ -4,17 +4,32 @@
 //! away, and where this node still leads, proposals are refused before the log can fill.
 
 use std::{
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
+use holdfast_raft::{GroupId, Groups, NodeId};
+use tokio::{sync::watch, time::Instant};
 use tonic::Status;
 
-use crate::{api::status, settings::DiskMarks};
+use crate::{api::status, machine::Engine, partitions::Partitions, settings::DiskMarks};
+
+/// How often the system is asked: a full log fills a few MiB in that time.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// No node is given leadership again within this: it may be as full, and has handed it on.
+const MOVE_AGAIN: Duration = Duration::from_mins(1);
+
+/// Bytes that are free, and all there are; `None` where the system does not say.
+pub type Space = Box<dyn Fn() -> Option<(u64, u64)> + Send + Sync>;
 
 /// What was seen last.
 pub struct Disk {
-    data: PathBuf,
+    space: Space,
     marks: DiskMarks,
     free_bytes: AtomicU64,
     free_percent: AtomicU64,
@@ -23,8 +38,22 @@ pub struct Disk {
 impl Disk {
     /// Of the data folder.
     pub fn new(data: &Path, marks: DiskMarks) -> Self {
+        let data = data.to_owned();
+        let space = move || {
+            let Ok(found) = rustix::fs::statvfs(&data) else {
+                tracing::warn!(data = %data.display(), "free space cannot be read");
+                return None;
+            };
+            let free = found.f_bavail.saturating_mul(found.f_frsize);
+            Some((free, found.f_blocks.saturating_mul(found.f_frsize)))
+        };
+        Self::of(Box::new(space), marks)
+    }
+
+    /// Of a disk with this much space.
+    pub fn of(space: Space, marks: DiskMarks) -> Self {
         let disk = Self {
-            data: data.to_owned(),
+            space,
             marks,
             free_bytes: AtomicU64::new(u64::MAX),
             free_percent: AtomicU64::new(100),
@@ -33,14 +62,11 @@ impl Disk {
         disk
     }
 
-    /// Asks the system. Once a second is enough: a full log fills a few MiB in that time.
+    /// Asks the system.
     pub fn look(&self) {
-        let Ok(found) = rustix::fs::statvfs(&self.data) else {
-            return tracing::warn!(data = %self.data.display(), "free space cannot be read");
-        };
-        let free = found.f_bavail.saturating_mul(found.f_frsize);
-        let all = found.f_blocks.saturating_mul(found.f_frsize).max(1);
-        self.set(free, all);
+        if let Some((free, all)) = (self.space)() {
+            self.set(free, all);
+        }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "gauges")]
@@ -100,9 +126,70 @@ impl Disk {
     }
 }
 
+/// Looks at the disk, and moves leadership away below the hard mark.
+pub async fn watch(
+    disk: Arc<Disk>,
+    groups: Arc<Groups<Engine>>,
+    partitions: Arc<Partitions>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut asked: BTreeMap<(u32, NodeId), Instant> = BTreeMap::new();
+    while tokio::time::timeout(LOOK_EVERY, stop.wait_for(|stop| *stop))
+        .await
+        .is_err()
+    {
+        disk.look();
+        asked.retain(|_, at| at.elapsed() < MOVE_AGAIN);
+        if !disk.is_below_hard() {
+            continue;
+        }
+        for partition in partitions.all() {
+            let group = partition.group;
+            if partition.clock.epoch().is_none() {
+                continue;
+            }
+            let replication = partition.replica.status().replication;
+            let this = groups.this().id;
+            let Some(to) = heir(&replication, |id| {
+                id != this && !asked.contains_key(&(group, id))
+            }) else {
+                continue; // each has had its turn
+            };
+            asked.insert((group, to), Instant::now());
+            if let Err(error) = groups.transfer(GroupId(group), Some(to)).await {
+                tracing::warn!(group, to = to.0, %error, "leadership stays on a full disk");
+            }
+        }
+    }
+}
+
+/// Who of those that may lacks least of the log. How much space it has nobody here knows: if it has none it hands on in turn, and no
+/// two that are full hand to each other while a third has not been asked.
+fn heir(
+    replication: &BTreeMap<NodeId, Option<u64>>,
+    may: impl Fn(NodeId) -> bool,
+) -> Option<NodeId> {
+    let may = replication.iter().filter(|(id, _)| may(**id));
+    may.max_by_key(|(_, matched)| **matched).map(|(id, _)| *id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn leadership_goes_to_whoever_lacks_least_and_was_not_asked() {
+        let replication =
+            [(1, Some(9)), (2, Some(9)), (3, Some(4)), (4, None)].map(|(id, it)| (NodeId(id), it));
+        let replication = BTreeMap::from(replication);
+        let mut asked = vec![NodeId(1)]; // the leader itself
+        for expected in [2, 3, 4] {
+            let heir = heir(&replication, |id| !asked.contains(&id));
+            assert_eq!(heir, Some(NodeId(expected)));
+            asked.extend(heir);
+        }
+        assert_eq!(heir(&replication, |id| !asked.contains(&id)), None);
+    }
 
     #[test]
     fn starts_are_refused_before_everything_is_and_both_recover() {

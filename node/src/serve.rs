@@ -8,7 +8,7 @@ use std::{
     net::{SocketAddr, TcpListener as StdListener},
     path::PathBuf,
     sync::{Arc, atomic::AtomicUsize},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
@@ -37,7 +37,7 @@ use holdfast_scheduler::{
 use crate::{
     api::{Api, admin, forward::Forward, runs::RunsApi, work::WorkApi},
     clock::{GroupClock, SystemClock, SystemEntropy},
-    disk::Disk,
+    disk::{self, Disk},
     figures,
     leader::{self, INBOX_MAX, Leader, Situation},
     machine::Engine,
@@ -56,10 +56,6 @@ const THREADS_END_MAX: Duration = Duration::from_secs(2);
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// Above 256 KiB of payload with room for an Advance of many; the work stream's messages are at most this.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Leadership is not moved from a full disk more often than this: the next node may be as full.
-const MOVE_AGAIN: Duration = Duration::from_mins(1);
-/// How often free space is looked at.
-const DISK_EVERY: Duration = Duration::from_secs(1);
 /// A replica this far behind what is committed is not ready.
 const READY_WITHIN_ENTRIES: u64 = 10_000;
 
@@ -288,7 +284,12 @@ impl Node {
             }
         });
         self.spawn(telemetry::upkeep(stopped.clone()));
-        self.spawn(watch_disk(Arc::clone(&self.api), stopped.clone()));
+        self.spawn(disk::watch(
+            Arc::clone(&self.api.disk),
+            Arc::clone(&self.groups),
+            Arc::clone(&self.partitions),
+            stopped.clone(),
+        ));
         Ok(())
     }
 
@@ -606,30 +607,6 @@ async fn serve_api(
     let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
     if let Err(cause) = router.serve_with_incoming_shutdown(incoming, stopped).await {
         tracing::error!(%cause, "the API port failed");
-    }
-}
-
-/// Looks at the disk, and moves leadership away below the hard mark.
-async fn watch_disk(api: Arc<Api>, mut stop: watch::Receiver<bool>) {
-    let mut moved_at: Option<Instant> = None;
-    while tokio::time::timeout(DISK_EVERY, stop.wait_for(|stop| *stop))
-        .await
-        .is_err()
-    {
-        api.disk.look();
-        let lately = moved_at.is_some_and(|at| at.elapsed() < MOVE_AGAIN);
-        if !api.disk.is_below_hard() || lately {
-            continue;
-        }
-        moved_at = Some(Instant::now());
-        for partition in api.partitions.all() {
-            if partition.clock.epoch().is_some() {
-                let moved = api.groups.transfer(GroupId(partition.group), None).await;
-                if let Err(error) = moved {
-                    tracing::warn!(group = partition.group, %error, "leadership stays on a full disk");
-                }
-            }
-        }
     }
 }
 
