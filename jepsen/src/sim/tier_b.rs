@@ -22,6 +22,8 @@ mod plan;
 #[cfg(all(feature = "sim-cluster", holdfast_sim))]
 mod scenarios;
 #[cfg(all(feature = "sim-cluster", holdfast_sim))]
+mod spoil;
+#[cfg(all(feature = "sim-cluster", holdfast_sim))]
 mod world;
 
 /// What to run.
@@ -60,7 +62,12 @@ pub struct Verdict {
     pub ends: u64,
     /// Snapshots installed.
     pub installed: u64,
+    /// Nodes whose disk was damaged, and noticed: they are out.
+    pub out: u64,
 }
+
+/// A bug of the disk and none of ours: whoever never syncs names would fare as on this one.
+pub const FOLDER_SYNC_LIES: &str = "folder-sync-lies";
 
 /// Why there is no verdict.
 pub const UNABLE: &str = "this binary was not built for tier B: run `make sim`, which builds `jepsen-sim` with \

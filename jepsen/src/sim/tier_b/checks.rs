@@ -236,7 +236,7 @@ impl Checks {
     /// At the end: all members of a group stand at the same entry and say the same.
     pub fn agree(nodes: &[Node]) -> Result<(), String> {
         let mut of_group: BTreeMap<u32, (u64, u64, u128)> = BTreeMap::new();
-        for node in nodes {
+        for node in nodes.iter().filter(|it| !it.is_out) {
             let groups = node.groups().ok_or(format!("n{} is not open", node.id))?;
             let replicas = groups.replicas().borrow().clone();
             for replica in replicas {
@@ -301,6 +301,20 @@ impl Checks {
         }
         lines
     }
+}
+
+/// Whether each group has a leader who acts already: one that was elected just now still refuses what it is asked.
+pub fn all_act(nodes: &[Node], partitions: u32) -> bool {
+    let acts = |node: &Node, group: u32| {
+        let process = node.process.as_ref();
+        let partitions = process.map(|it| it.door.partitions.all());
+        let mut ours = partitions.into_iter().flatten();
+        ours.any(|it| {
+            let leads = it.replica.watch_leader().borrow().is_self;
+            it.group == group && leads && it.clock.epoch().is_some()
+        })
+    };
+    (1..=partitions).all(|group| nodes.iter().any(|node| acts(node, group)))
 }
 
 /// The voters of a group, by its leader's account; none while nobody leads.

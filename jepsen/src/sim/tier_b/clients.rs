@@ -3,13 +3,14 @@
 //! Invariant: an ask whose answer did not come is unknown and is asked again under the same ids; what was acknowledged is
 //! remembered for ever. An ask is spawned in a node's own runtime, where a node's API would make it: it dies with the node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use holdfast_node::disk::Disk;
 use holdfast_node::leader::FromStream;
 use holdfast_node::machine::{Proposal, SnapshotRows};
 use holdfast_node::partitions::Partition;
@@ -33,6 +34,8 @@ const GIVE_UP_MS: u64 = 3_000;
 /// Drives that a worker takes at once.
 const DRIVES: u64 = 8;
 const BEAT: Duration = Duration::from_millis(500);
+/// Between two tries of a worker that was refused for want of space.
+const ROOM_EVERY: Duration = Duration::from_millis(100);
 
 /// The workflow of all runs.
 const WORKFLOW: &str = "order";
@@ -85,7 +88,8 @@ pub struct Clients {
     wanted: BTreeMap<u64, Wanted>,
     answers: Answers,
     next_at_ms: u64,
-    workers: BTreeMap<(u64, u32), u64>,
+    /// Worker, group and epoch: two leaders of a group may believe in themselves for a while.
+    workers: BTreeSet<(u64, u32, u64)>,
     processes: u64,
     pub acknowledged: u64,
     pub unknown: u64,
@@ -111,7 +115,7 @@ impl Clients {
             wanted: BTreeMap::new(),
             answers: Answers::default(),
             next_at_ms: 0,
-            workers: BTreeMap::new(),
+            workers: BTreeSet::new(),
             processes: 0,
             acknowledged: 0,
             unknown: 0,
@@ -240,6 +244,16 @@ impl Clients {
             answers.lock().push((number, Ended::Refused));
             return;
         };
+        if process
+            .door
+            .disk
+            .as_ref()
+            .is_some_and(|disk| refuses(disk, what))
+        {
+            sim::trace(&format!("client {number} {what:?}: the disk is full"));
+            answers.lock().push((number, Ended::Refused));
+            return;
+        }
         let what = what.clone();
         process.runtime.spawn(async move {
             let ended = answer(&partition, &what).await;
@@ -255,24 +269,28 @@ impl Clients {
                 continue;
             };
             for partition in process.door.partitions.all() {
-                if partition.clock.epoch().is_none() {
+                let Some(epoch) = partition.clock.epoch() else {
                     continue;
-                }
-                let epoch = partition.clock.epoch().unwrap_or(0);
+                };
                 for worker in 0..count {
-                    let at = (worker, partition.group);
-                    if self.workers.get(&at) == Some(&epoch) {
+                    if !self.workers.insert((worker, partition.group, epoch)) {
                         continue;
                     }
-                    self.workers.insert(at, epoch);
                     self.processes += 1;
                     let name = format!("w{}", self.processes);
+                    let disk = process.door.disk.clone();
                     process
                         .runtime
-                        .spawn(serve(Arc::clone(&partition), epoch, name));
+                        .spawn(serve(Arc::clone(&partition), epoch, name, disk));
                 }
             }
         }
+    }
+
+    /// How many runs were acknowledged.
+    pub fn started(&self) -> usize {
+        let wanted = self.wanted.values();
+        wanted.filter(|it| it.acknowledged.is_some()).count()
     }
 
     /// Whether nothing that was asked is open.
@@ -381,6 +399,22 @@ fn leads(node: &Node, group: u32) -> bool {
         .any(|it| it.group == group && it.replica.watch_leader().borrow().is_self)
 }
 
+/// Where the API would refuse for want of space.
+fn refuses(disk: &Disk, what: &What) -> bool {
+    match what {
+        What::Start(_) => disk.verify_starts().is_err() || disk.verify_proposals().is_err(),
+        What::Signal(_) => disk.verify_proposals().is_err(),
+        What::Read(_) => false,
+    }
+}
+
+/// What a worker asks for is refused like anything else below the hard mark, and it asks again.
+async fn room(disk: Option<&Disk>) {
+    while disk.is_some_and(|it| it.verify_proposals().is_err()) {
+        tokio::time::sleep(ROOM_EVERY).await;
+    }
+}
+
 async fn answer(partition: &Partition, what: &What) -> Ended {
     match what {
         What::Read(run) => {
@@ -446,17 +480,18 @@ fn signal(run: u64) -> Ask {
 }
 
 /// A worker on its leader, as long as that acts under this epoch; it attaches again when its stream ends.
-async fn serve(partition: Arc<Partition>, epoch: u64, name: String) {
+async fn serve(partition: Arc<Partition>, epoch: u64, name: String, disk: Option<Arc<Disk>>) {
     let mut life = 0;
     while partition.clock.epoch() == Some(epoch) {
         life += 1;
-        work(&partition, &format!("{name}-{life}")).await;
+        room(disk.as_deref()).await;
+        work(&partition, &format!("{name}-{life}"), disk.as_deref()).await;
         tokio::time::sleep(BEAT).await;
     }
 }
 
 /// Attaches, beats, and drives each run to its end in one Advance.
-async fn work(partition: &Partition, name: &str) {
+async fn work(partition: &Partition, name: &str, disk: Option<&Disk>) {
     let attach = Ask::Attach(Attach {
         session: None,
         process: ProcessId::new(name).expect("a short name is a process id"),
@@ -496,6 +531,7 @@ async fn work(partition: &Partition, name: &str) {
                 None | Some(Out::End(_)) => return,
                 Some(Out::Drive(_, drive)) => {
                     // One that cannot say what it did ends, and what it holds is free once its session has expired.
+                    room(disk).await;
                     if !finish(partition, &drive).await {
                         return;
                     }

@@ -267,6 +267,7 @@ impl Nemesis {
             node.resume();
             match &node.process {
                 Some(process) => process.host.set_habits(Habits::GOOD),
+                None if node.is_out => {}
                 None => node.back_at_ms = Some(sim::now_ms()),
             }
         }

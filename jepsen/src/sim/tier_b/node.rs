@@ -12,10 +12,12 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
+use holdfast_node::disk::{self as space, Disk};
 use holdfast_node::leader::Situation;
 use holdfast_node::machine::Engine;
 use holdfast_node::partitions::Partitions;
 use holdfast_node::serve::{Clocks, follow_groups};
+use holdfast_node::settings::DiskMarks;
 use holdfast_raft::host::Listener;
 use holdfast_raft::host::sim::disk::{self, End};
 use holdfast_raft::host::sim::{self, Host, Rng, net};
@@ -28,6 +30,11 @@ use super::plan::Plan;
 
 /// Long before any run.
 const EPOCH_MS: u64 = 1_700_000_000_000;
+/// What the settings say where nobody says anything else.
+const MARKS: DiskMarks = DiskMarks {
+    soft_percent: 15,
+    hard_percent: 5,
+};
 /// A worker that is silent for so long is lost.
 pub const TERM_MS: u64 = 4_000;
 
@@ -63,6 +70,8 @@ pub struct Door {
     pub groups: Mutex<Option<Arc<Groups<Engine>>>>,
     pub partitions: Arc<Partitions>,
     pub failed: Mutex<Option<String>>,
+    /// Where disks may fill up.
+    pub disk: Option<Arc<Disk>>,
 }
 
 /// A process.
@@ -81,6 +90,8 @@ pub struct Node {
     pub folder: PathBuf,
     pub process: Option<Process>,
     pub boots: u64,
+    /// It comes back no more: its disk is damaged.
+    pub is_out: bool,
     /// When it comes back, if it is down.
     pub back_at_ms: Option<u64>,
     /// Until when its process is stopped, as by `SIGSTOP`.
@@ -101,6 +112,7 @@ impl Node {
             folder: PathBuf::from(format!("/sim/n{id}")),
             process: None,
             boots: 0,
+            is_out: false,
             back_at_ms: Some(0),
             paused_until_ms: None,
             skew_ms: Arc::new(AtomicI64::new(skew_ms)),
@@ -122,7 +134,12 @@ impl Node {
             .rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_be_bytes()))
             .build()
             .expect("a runtime without IO needs nothing of the machine");
-        let door = Arc::new(Door::default());
+        let folder = self.folder.clone();
+        let has_space = move || Some((disk::free_percent(&folder), 100));
+        let door = Arc::new(Door {
+            disk: (plan.spoil.full).then(|| Arc::new(Disk::of(Box::new(has_space), MARKS))),
+            ..Door::default()
+        });
         let (stop, stopped) = watch::channel(false);
         let clock: Arc<dyn Clock> = Arc::new(WorldClock {
             started_ms: sim::now_ms(),
@@ -265,5 +282,10 @@ async fn open(
     };
     *door.groups.lock() = Some(Arc::clone(&groups));
     let partitions = Arc::clone(&door.partitions);
+    if let Some(disk) = &door.disk {
+        let (disk, groups) = (Arc::clone(disk), Arc::clone(&groups));
+        let partitions = Arc::clone(&partitions);
+        tokio::spawn(space::watch(disk, groups, partitions, stop.clone()));
+    }
     follow_groups(groups, partitions, clocks, Arc::new(situation), stop).await;
 }

@@ -6,6 +6,8 @@ use holdfast_raft::host::sim::net::Link;
 use holdfast_raft::host::sim::{Habits, Rng};
 use holdfast_raft::{Keep, Profile};
 
+use super::spoil::Spoil;
+
 /// Which faults a seed has at all: random ones are off by chance, so that rare pairs stand alone now and then.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Faults {
@@ -35,6 +37,7 @@ pub struct Plan {
     pub habits: Habits,
     pub link: Link,
     pub faults: Faults,
+    pub spoil: Spoil,
     /// Between two faults, in ms, on average.
     pub fault_every_ms: u64,
     /// Between two asks of clients, in ms, on average.
@@ -49,7 +52,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn draw(rng: &mut Rng) -> Self {
+    pub fn draw(seed: u64, rng: &mut Rng) -> Self {
         let voters = [1, 2, 3, 3, 3, 3, 4, 5][usize::try_from(rng.below(8)).unwrap_or(2)];
         let faults = Faults {
             kill: rng.percent(60),
@@ -131,6 +134,7 @@ impl Plan {
                 }
             },
             faults,
+            spoil: Spoil::draw(seed, voters >= 3 && !faults.membership),
             fault_every_ms: rng.within(500, 4_000),
             ask_every_ms: if bursts {
                 rng.within(400, 1_500)
@@ -166,6 +170,7 @@ impl Plan {
             habits: Habits::GOOD,
             link: Link::GOOD,
             faults: Faults::default(),
+            spoil: Spoil::default(),
             fault_every_ms: 1_000,
             ask_every_ms: 25,
             burst_max: 2,
@@ -178,7 +183,7 @@ impl Plan {
     /// For people.
     pub fn line(&self) -> String {
         format!(
-            "voters {} partitions {} {:?} takeover {} keep {}/{} disk {:?} link {:?} {:?} storm {} ms",
+            "voters {} partitions {} {:?} takeover {} keep {}/{} disk {:?} link {:?} {:?} {:?} storm {} ms",
             self.voters,
             self.partitions,
             self.profile,
@@ -188,6 +193,7 @@ impl Plan {
             self.habits,
             self.link,
             self.faults,
+            self.spoil,
             self.storm_ms
         )
     }

@@ -2,12 +2,13 @@
 //!
 //! Invariant: a scenario says what must come out, and is a violation if its own fault did not take effect.
 
-use holdfast_raft::host::sim::disk::End;
+use holdfast_raft::host::sim::disk::{self, End};
 use holdfast_raft::host::sim::net::{self, Link};
 use holdfast_raft::host::sim::{self, Habits};
 use holdfast_raft::{Keep, NodeId};
 
 use super::faults;
+use super::node::Node;
 use super::plan::Plan;
 use super::world::World;
 
@@ -22,6 +23,8 @@ pub const NAMES: &[&str] = &[
     "leader-back-in-its-own-term",
     "leader-removes-itself",
     "a-node-comes-back",
+    "a-disk-fills",
+    "asked-then-taken-out",
 ];
 
 /// One scenario.
@@ -54,7 +57,8 @@ impl Scenario {
                 };
                 plan.faults.membership = true; // the voters change
             }
-            "leader-removes-itself" => plan.faults.membership = true,
+            "leader-removes-itself" | "asked-then-taken-out" => plan.faults.membership = true,
+            "a-disk-fills" => plan.spoil.full = true,
             _ => {}
         }
         plan
@@ -71,6 +75,8 @@ impl Scenario {
             "leader-back-in-its-own-term" => leader_back_in_its_own_term(world),
             "leader-removes-itself" => leader_removes_itself(world),
             "a-node-comes-back" => a_node_comes_back(world),
+            "a-disk-fills" => a_disk_fills(world),
+            "asked-then-taken-out" => asked_then_taken_out(world),
             _ => world.run_for(5_000),
         }
     }
@@ -259,4 +265,99 @@ fn a_node_comes_back(world: &mut World) {
             return fails(world, "L6: a node that came back changed the leader");
         }
     }
+}
+
+/// Free space of one node, or of all.
+fn has_free(world: &World, at: Option<usize>, percent: u64) {
+    for (index, node) in world.nodes.iter().enumerate() {
+        if at.is_none_or(|at| at == index) {
+            disk::set_free_percent(&node.folder, percent);
+        }
+    }
+}
+
+/// Below the hard mark a leader hands over; where no node has space nothing is taken on, below the soft mark no run; one whose disk
+/// is full ends, and the others go on. With space again everything goes on by itself.
+fn a_disk_fills(world: &mut World) {
+    let Some(old) = world.leader() else {
+        return fails(world, "nobody leads");
+    };
+    has_free(world, Some(old), 3);
+    let moved = |it: &World| it.leader().is_some_and(|leader| leader != old);
+    if !world.run_until(4_000, moved) {
+        return fails(world, "leadership stays on a node below its hard mark");
+    }
+    // Two are full, and each may hand to the other first.
+    let Some(second) = world.leader() else {
+        return fails(world, "nobody leads");
+    };
+    has_free(world, Some(second), 3);
+    let third = (0..world.nodes.len()).find(|at| *at != old && *at != second);
+    if !world.run_until(10_000, |it| it.leader().is_some() && it.leader() == third) {
+        return fails(
+            world,
+            "leadership stays where no space is while a third has some",
+        );
+    }
+    has_free(world, None, 3);
+    world.run_for(6_500); // each has looked by then, and what was asked before is answered or given up
+    let before = world.clients.acknowledged;
+    world.run_for(2_000);
+    if world.clients.acknowledged != before {
+        return fails(world, "a change was taken on below the hard mark");
+    }
+    has_free(world, None, 10);
+    world.run_for(4_500);
+    let before = world.clients.started();
+    world.run_for(2_000);
+    if world.clients.started() != before {
+        return fails(world, "a run was taken on below the soft mark");
+    }
+    has_free(world, None, 100);
+    let before = world.clients.started();
+    if !world.run_until(4_000, |it| it.clients.started() > before + 20) {
+        return fails(world, "no run is taken on with space again");
+    }
+    let Some(full) = world.leader() else {
+        return fails(world, "nobody leads");
+    };
+    has_free(world, Some(full), 0);
+    if !world.run_until(4_000, |it| it.nodes[full].process.is_none()) {
+        return fails(world, "a node whose disk is full goes on");
+    }
+    let before = world.clients.started();
+    if !world.run_until(8_000, |it| it.clients.started() > before + 20) {
+        return fails(world, "L1: two with space take on nothing");
+    }
+    has_free(world, None, 100);
+}
+
+/// A leader that is cut off has much in flight, and is taken out before its successor has told it a word: each ask is answered all the
+/// same. What waits behind them was never appended, and is sent to the other leader.
+fn asked_then_taken_out(world: &mut World) {
+    let Some(old) = world.leader() else {
+        return fails(world, "nobody leads");
+    };
+    all_links_of(world, old, Some(CUT));
+    world.run_for(400);
+    let led = |it: &World| {
+        let others = (0..it.nodes.len()).filter(|at| *at != old);
+        others.map(|at| &it.nodes[at]).any(leads_by_its_hint)
+    };
+    if !world.run_until(8_000, led) {
+        return fails(world, "L1: two of three elect nobody");
+    }
+    world.run_for(500);
+    world.nemesis.change_members(&world.nodes, old);
+    world.run_for(3_000);
+    all_links_of(world, old, None);
+    world.run_for(12_000);
+}
+
+fn leads_by_its_hint(node: &Node) -> bool {
+    let groups = node.groups();
+    groups.is_some_and(|it| {
+        let replicas = it.replicas().borrow().clone();
+        replicas.iter().any(|it| it.watch_leader().borrow().is_self)
+    })
 }

@@ -159,7 +159,7 @@ fn tell(job: &Job, it: &Verdict, took: Duration) {
         "VIOLATED"
     };
     say(&format!(
-        "seed {} {}{verdict} simulated_ms {} real_ms {} applied {} acknowledged {} unknown {} finished {} leaders {} ends {} installed {}",
+        "seed {} {}{verdict} simulated_ms {} real_ms {} applied {} acknowledged {} unknown {} finished {} leaders {} ends {} installed {} out {}",
         job.seed,
         job.scenario
             .as_deref()
@@ -173,7 +173,8 @@ fn tell(job: &Job, it: &Verdict, took: Duration) {
         it.finished,
         it.leaders,
         it.ends,
-        it.installed
+        it.installed,
+        it.out
     ));
     if !it.violations.is_empty() {
         say(&format!("  {}", it.plan));
@@ -309,6 +310,7 @@ const PLANTED: &[(&str, Where)] = &[
     ("responder-forgotten", Where::Seeds(100)),
     ("completion-lost", Where::Seeds(100)),
     ("follower-read-no-barrier", Where::Seeds(100)),
+    (super::FOLDER_SYNC_LIES, Where::Seeds(100)),
 ];
 
 /// Plants each, and says what caught it.

@@ -8,21 +8,24 @@ use std::io::Write;
 
 use holdfast_raft::NodeId;
 use holdfast_raft::groups::Named;
-use holdfast_raft::host::sim::disk::End;
+use holdfast_raft::host::sim::disk::{self, End};
 use holdfast_raft::host::sim::{self, Rng, net};
 
-use super::checks::Checks;
+use super::checks::{Checks, all_act};
 use super::clients::Clients;
 use super::faults::Nemesis;
 use super::node::{Node, peer_address};
 use super::plan::Plan;
 use super::scenarios::{self, Scenario};
-use super::{Ask, Verdict};
+use super::spoil::{self, Spoiler};
+use super::{Ask, FOLDER_SYNC_LIES, Verdict};
 
 /// A new cluster leads within this, in ms.
 const FORM_MS_MAX: u64 = 15_000;
 /// L2: after the heal everything has converged within this, in ms.
 const HEAL_MS_MAX: u64 = 30_000;
+/// With all but one healed, somebody leads again within this, in ms.
+const LED_MS_MAX: u64 = 10_000;
 /// Starts that are asked for one after another at the end.
 const ALONE: u64 = 70;
 /// Each of them is acknowledged within this, in ms.
@@ -36,6 +39,7 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub clients: Clients,
     pub nemesis: Nemesis,
+    pub spoiler: Spoiler,
     pub checks: Checks,
     pub rng: Rng,
     asks: bool,
@@ -43,8 +47,10 @@ pub struct World {
 
 /// Runs one seed.
 pub fn run(ask: &Ask) -> Result<Verdict, String> {
-    if let Some(bug) = &ask.bug {
-        plant(bug)?;
+    match ask.bug.as_deref() {
+        None => {}
+        Some(FOLDER_SYNC_LIES) => disk::lie_about_names(),
+        Some(bug) => plant(bug)?,
     }
     trace_to(ask)?;
     let mut rng = Rng::new(ask.seed ^ 0x0068_6f6c_6466_6173);
@@ -54,7 +60,7 @@ pub fn run(ask: &Ask) -> Result<Verdict, String> {
     };
     let plan = match &scenario {
         Some(scenario) => scenario.plan(),
-        None => Plan::draw(&mut rng),
+        None => Plan::draw(ask.seed, &mut rng),
     };
     panics_are_kept();
     sim::trace(&format!("seed {} {}", ask.seed, plan.line()));
@@ -130,6 +136,7 @@ impl World {
             nodes,
             clients: Clients::new(rng.draw(), plan.partitions),
             nemesis: Nemesis::new(rng.draw()),
+            spoiler: Spoiler::new(plan.spoil),
             checks,
             rng,
             plan,
@@ -149,6 +156,7 @@ impl World {
                 let until = sim::now_ms() + self.plan.storm_ms;
                 while sim::now_ms() < until && self.goes_on() {
                     self.nemesis.step(&mut self.nodes, &self.plan);
+                    self.nemesis.ends += self.spoiler.step(&mut self.nodes, self.plan.spoil);
                     self.tick();
                 }
             }
@@ -192,8 +200,13 @@ impl World {
             if let Some(why) = node.tick() {
                 sim::trace(&format!("n{} ended itself: {why}", node.id));
                 self.nemesis.ends += 1;
-                node.end(End::Killed, &mut self.rng);
+                let how = match why {
+                    sim::AT_A_SYNC => self.spoiler.end_at_sync(self.plan.spoil),
+                    _ => End::Killed,
+                };
+                node.end(how, &mut self.rng);
                 node.back_at_ms = Some(sim::now_ms() + self.rng.within(1, 500));
+                self.spoiler.take_out(node);
             }
             let failed = node
                 .process
@@ -201,12 +214,14 @@ impl World {
                 .and_then(|it| it.door.failed.lock().clone());
             if let Some(cause) = failed {
                 // What was injected is tried again, as a supervisor would; anything else is a finding.
-                if !cause.contains("Input/output error") {
+                let is_out = self.spoiler.take_out(node);
+                let is_known = spoil::explains(&cause, self.plan.spoil, is_out);
+                if !is_known && !cause.contains("Input/output error") {
                     let id = node.id;
                     self.checks.violated(format!("n{id} cannot start: {cause}"));
                 }
                 node.end(End::Killed, &mut self.rng);
-                node.back_at_ms = Some(sim::now_ms() + 500);
+                node.back_at_ms = (!is_out).then(|| sim::now_ms() + 500);
             }
         }
         self.checks.look(&self.nodes);
@@ -249,6 +264,9 @@ impl World {
                 .violated("a node does not open an empty folder".to_owned());
             return false;
         }
+        if !self.lose_power_early(all_open) {
+            return false;
+        }
         let named: Vec<Named> = self
             .nodes
             .iter()
@@ -259,7 +277,7 @@ impl World {
             })
             .collect();
         // A storage fault may strike already: init is repeated until it is through, as a person would.
-        for _ in 0..5 {
+        for round in 0..5 {
             if let (Some(process), Some(groups)) = (&self.nodes[0].process, self.nodes[0].groups())
             {
                 let (named, partitions) = (named.clone(), self.plan.partitions);
@@ -268,12 +286,31 @@ impl World {
                     sim::trace(&format!("init: {:?}", formed.map(|it| it.already)));
                 });
             }
+            if self.plan.spoil.names && round < 2 && self.spoiler.cuts_again() {
+                let wait = self.spoiler.wait_ms();
+                self.run_for(wait);
+                self.nemesis.ends += self.spoiler.cut(&mut self.nodes);
+            }
             if self.run_until(FORM_MS_MAX, |it| it.leader().is_some()) {
                 return true;
             }
         }
         self.checks.violated("L2: no leader after init".to_owned());
         false
+    }
+
+    /// Where names are lost with the power, it is lost a few times before anything else has happened.
+    fn lose_power_early(&mut self, all_open: impl Fn(&Self) -> bool) -> bool {
+        while self.plan.spoil.names && self.spoiler.cuts_again() {
+            self.nemesis.ends += self.spoiler.cut(&mut self.nodes);
+            let wait = self.spoiler.wait_ms();
+            self.run_for(wait);
+        }
+        if !self.run_until(FORM_MS_MAX, all_open) && self.goes_on() {
+            let what = "a node does not open its folder again after it lost power";
+            self.checks.violated(what.to_owned());
+        }
+        self.goes_on()
     }
 
     fn heal(&mut self) {
@@ -284,6 +321,7 @@ impl World {
         self.plan.habits = sim::Habits::GOOD;
         self.plan.link = net::Link::GOOD;
         self.nemesis.heal(&mut self.nodes);
+        self.spoiler.heal(&self.nodes);
         self.run_for(3_000);
         self.asks = false;
         let converged = |it: &Self| {
@@ -305,12 +343,28 @@ impl World {
                 "L2: not converged {HEAL_MS_MAX} ms after the heal: {live} runs are not final, {why:?}"
             ));
         }
+        self.leave_the_damaged_behind();
         self.goes_on_quickly();
         let mut lines = self.clients.nothing_is_lost(&self.nodes);
         lines.extend(self.clients.never_answered(&self.nodes));
         lines.extend(Checks::same_rows(&self.nodes));
         for line in lines {
             self.checks.violated(line);
+        }
+    }
+
+    /// A disk that was damaged may be noticed at any time: from here on nothing is to be wrong.
+    fn leave_the_damaged_behind(&mut self) {
+        let struck = self.spoiler.struck();
+        let node = self.nodes.iter_mut().find(|it| Some(it.id) == struck);
+        let Some(node) = node else { return };
+        node.end(End::Killed, &mut self.rng);
+        node.is_out = true;
+        node.back_at_ms = None;
+        let led = |it: &Self| all_act(&it.nodes, it.plan.partitions);
+        if !self.run_until(LED_MS_MAX, led) && self.goes_on() {
+            let what = "L1: without the damaged node nobody leads";
+            self.checks.violated(what.to_owned());
         }
     }
 
@@ -358,6 +412,7 @@ impl World {
             leaders: self.checks.leaders(),
             ends: self.nemesis.ends,
             installed: self.checks.installed,
+            out: self.spoiler.out,
         };
         for node in &mut self.nodes {
             node.end(End::Killed, &mut self.rng);

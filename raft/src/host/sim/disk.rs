@@ -9,8 +9,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::rocksdb::{Rows, Store};
+use super::store::{Rows, Store};
 use super::{Rng, trace};
+
+/// What Linux says of a disk that is full.
+const ENOSPC: i32 = 28;
 
 thread_local! {
     static DISKS: Disks = Disks::default();
@@ -22,6 +25,98 @@ struct Disks {
     files: Mutex<BTreeMap<PathBuf, Arc<Mutex<Content>>>>,
     tables: Mutex<BTreeMap<PathBuf, Rows>>,
     folders: Mutex<BTreeSet<PathBuf>>,
+    /// Names that were made since the folder which they are in was synced, in order.
+    names: Mutex<Vec<PathBuf>>,
+    /// How many of them a loss of power takes; none where names are always kept.
+    loses_names: Mutex<Option<Rng>>,
+    /// Whether syncing a folder does nothing.
+    lies: Mutex<bool>,
+    /// How much of each node's disk is free, in percent, where that is not all of it.
+    free: Mutex<BTreeMap<PathBuf, u64>>,
+}
+
+impl Disks {
+    /// A name that was not there before.
+    fn named(&self, path: &Path) {
+        self.names.lock().push(path.to_owned());
+    }
+
+    /// A name is gone, and what it led to.
+    fn forget(&self, name: &Path) {
+        let is_other = |path: &PathBuf| !path.starts_with(name);
+        self.databases.lock().retain(|path, _| is_other(path));
+        self.files.lock().retain(|path, _| is_other(path));
+        self.tables.lock().retain(|path, _| is_other(path));
+        self.folders.lock().retain(is_other);
+    }
+
+    /// Of the names below `folder` that are not synced, some of the first stay.
+    fn lose_names(&self, folder: &Path) {
+        let mut names = self.names.lock();
+        let (ours, others) = names.drain(..).partition(|path| path.starts_with(folder));
+        *names = others;
+        let ours: Vec<PathBuf> = ours;
+        let mut loses = self.loses_names.lock();
+        let Some(rng) = loses.as_mut().filter(|_| !ours.is_empty()) else {
+            return;
+        };
+        let kept = usize::try_from(rng.below(ours.len() as u64 + 1)).unwrap_or(0);
+        for name in &ours[kept..] {
+            trace(&format!("disk {} loses its name", name.display()));
+            self.forget(name);
+        }
+    }
+}
+
+/// From here on a loss of power takes names that were not synced, as this seed has it.
+pub fn lose_names(seed: u64) {
+    DISKS.with(|disks| *disks.loses_names.lock() = Some(Rng::new(seed)));
+}
+
+/// From here on syncing a folder does nothing: for whoever wants to know whether that would be noticed.
+pub fn lie_about_names() {
+    DISKS.with(|disks| *disks.lies.lock() = true);
+}
+
+/// So much of the disk below `folder` is free, in percent; at 0 nothing can be written to it.
+pub fn set_free_percent(folder: &Path, percent: u64) {
+    trace(&format!("disk {} has {percent} % free", folder.display()));
+    DISKS.with(|disks| disks.free.lock().insert(folder.to_owned(), percent));
+}
+
+/// How much of the disk below `folder` is free, in percent.
+pub fn free_percent(folder: &Path) -> u64 {
+    DISKS.with(|disks| disks.free.lock().get(folder).copied().unwrap_or(100))
+}
+
+pub(super) fn is_full(path: &Path) -> bool {
+    DISKS.with(|disks| {
+        let free = disks.free.lock();
+        let mut full = free.iter().filter(|(_, percent)| **percent == 0);
+        full.any(|(folder, _)| path.starts_with(folder))
+    })
+}
+
+/// One of the values in the log below `folder` goes bad. Whether there was any.
+pub fn rot_log(folder: &Path, rng: &mut Rng) -> bool {
+    let path = folder.join("log");
+    let store = DISKS.with(|disks| disks.databases.lock().get(&path).cloned());
+    let rotten = store.and_then(|store| store.lock().rot(rng));
+    if let Some((key, rot)) = &rotten {
+        trace(&format!("disk {}: {key:02x?} {rot:?}", path.display()));
+    }
+    rotten.is_some()
+}
+
+/// Whether anybody has met a value gone bad below `folder`.
+pub fn is_rot_seen(folder: &Path) -> bool {
+    DISKS.with(|disks| {
+        let databases = disks.databases.lock();
+        let mut ours = databases
+            .iter()
+            .filter(|(path, _)| path.starts_with(folder));
+        ours.any(|(_, store)| store.lock().is_rot_seen)
+    })
 }
 
 #[derive(Debug, Default)]
@@ -61,20 +156,9 @@ pub fn crash(folder: &Path, end: End, rng: &mut Rng) {
             .tables
             .lock()
             .retain(|path, _| !path.starts_with(folder));
-    });
-}
-
-/// The folder is gone: another disk is put in.
-pub fn wipe(folder: &Path) {
-    DISKS.with(|disks| {
-        disks
-            .databases
-            .lock()
-            .retain(|path, _| !path.starts_with(folder));
-        disks
-            .files
-            .lock()
-            .retain(|path, _| !path.starts_with(folder));
+        if end == End::PowerLost {
+            disks.lose_names(folder);
+        }
     });
 }
 
@@ -87,7 +171,13 @@ pub(crate) fn durable(database: &Path, key: &[u8]) -> Option<bytes::Bytes> {
 }
 
 pub(super) fn database(path: &Path) -> Arc<Mutex<Store>> {
-    DISKS.with(|disks| Arc::clone(disks.databases.lock().entry(path.to_owned()).or_default()))
+    DISKS.with(|disks| {
+        let mut databases = disks.databases.lock();
+        if !databases.contains_key(path) {
+            disks.named(path);
+        }
+        Arc::clone(databases.entry(path.to_owned()).or_default())
+    })
 }
 
 pub(super) fn put_table(path: PathBuf, rows: Rows) {
@@ -98,11 +188,21 @@ pub(super) fn take_table(path: &Path) -> Option<Rows> {
     DISKS.with(|disks| disks.tables.lock().remove(path))
 }
 
-/// Makes the folder and those it is in. Names are durable at once.
-#[expect(clippy::unnecessary_wraps, reason = "a real disk may be full")]
+/// Makes the folder and those it is in.
 pub(crate) fn create_dir_all(folder: impl AsRef<Path>) -> io::Result<()> {
-    let all = folder.as_ref().ancestors().map(Path::to_owned);
-    DISKS.with(|disks| disks.folders.lock().extend(all));
+    let folder = folder.as_ref();
+    let is_missing = |it: &&Path| !exists(it).unwrap_or(false);
+    let mut missing: Vec<&Path> = folder.ancestors().take_while(is_missing).collect();
+    if !missing.is_empty() && is_full(folder) {
+        return Err(io::Error::from_raw_os_error(ENOSPC));
+    }
+    missing.reverse();
+    DISKS.with(|disks| {
+        for made in missing {
+            disks.folders.lock().insert(made.to_owned());
+            disks.named(made);
+        }
+    });
     Ok(())
 }
 
@@ -110,16 +210,7 @@ pub(crate) fn create_dir_all(folder: impl AsRef<Path>) -> io::Result<()> {
 #[expect(clippy::unnecessary_wraps, reason = "a real disk may fail")]
 pub(crate) fn remove_dir_all(folder: impl AsRef<Path>) -> io::Result<()> {
     let folder = folder.as_ref();
-    DISKS.with(|disks| {
-        disks
-            .tables
-            .lock()
-            .retain(|path, _| !path.starts_with(folder));
-        disks
-            .folders
-            .lock()
-            .retain(|path| !path.starts_with(folder));
-    });
+    DISKS.with(|disks| disks.forget(folder));
     Ok(())
 }
 
@@ -131,27 +222,43 @@ pub(crate) fn exists(folder: impl AsRef<Path>) -> io::Result<bool> {
     Ok(is_made || folder.parent().is_none())
 }
 
-/// A file, or a folder, which is always in order.
+/// A file; or a folder, whose names are what is synced.
 #[derive(Debug)]
-pub(crate) struct File(Arc<Mutex<Content>>);
+pub(crate) struct File {
+    content: Arc<Mutex<Content>>,
+    folder: Option<PathBuf>,
+}
 
 impl File {
     pub(crate) fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
         let found = DISKS.with(|disks| disks.files.lock().get(path).cloned());
-        // Tables and folders are opened only to be synced, and are synced as they are made.
-        let is_synced = exists(path)? || DISKS.with(|it| it.tables.lock().contains_key(path));
+        let is_folder = exists(path)?;
+        // Tables are opened only to be synced, and are synced as they are made.
+        let is_table = DISKS.with(|it| it.tables.lock().contains_key(path));
+        let folder = is_folder.then(|| path.to_owned());
         match found {
-            Some(content) => Ok(Self(content)),
-            None if is_synced => Ok(Self(Arc::default())),
+            Some(content) => Ok(Self { content, folder }),
+            None if is_folder || is_table => Ok(Self {
+                content: Arc::default(),
+                folder,
+            }),
             None => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "a real disk may fail")]
     pub(crate) fn sync_all(&self) -> io::Result<()> {
-        let mut content = self.0.lock();
+        let mut content = self.content.lock();
         content.synced = content.now.clone();
+        if let Some(folder) = &self.folder {
+            let is_elsewhere = |name: &PathBuf| name.parent() != Some(folder);
+            DISKS.with(|disks| {
+                if !*disks.lies.lock() {
+                    disks.names.lock().retain(is_elsewhere);
+                }
+            });
+        }
         Ok(())
     }
 
@@ -168,7 +275,7 @@ pub(crate) trait FileExt {
 
 impl FileExt for File {
     fn read_at(&self, to: &mut [u8], at: u64) -> io::Result<usize> {
-        let content = self.0.lock();
+        let content = self.content.lock();
         let at = usize::try_from(at).unwrap_or(usize::MAX);
         let from = content.now.get(at..).unwrap_or_default();
         let len = from.len().min(to.len());
@@ -177,7 +284,7 @@ impl FileExt for File {
     }
 
     fn write_all_at(&self, from: &[u8], at: u64) -> io::Result<()> {
-        let mut content = self.0.lock();
+        let mut content = self.content.lock();
         let at = usize::try_from(at).unwrap_or(usize::MAX);
         let end = at + from.len();
         if content.now.len() < end {
@@ -223,6 +330,9 @@ impl OpenOptions {
         let content = DISKS.with(|disks| {
             let mut files = disks.files.lock();
             if self.create {
+                if !files.contains_key(path) {
+                    disks.named(path);
+                }
                 return Some(Arc::clone(files.entry(path.to_owned()).or_default()));
             }
             files.get(path).cloned()
@@ -231,6 +341,9 @@ impl OpenOptions {
         if self.truncate {
             content.lock().now.clear();
         }
-        Ok(File(content))
+        Ok(File {
+            content,
+            folder: None,
+        })
     }
 }

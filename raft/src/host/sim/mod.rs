@@ -8,6 +8,7 @@ pub mod disk;
 pub(crate) mod machine;
 pub mod net;
 pub mod rocksdb;
+mod store;
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -15,6 +16,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::types::{GroupId, LogId, StoredEntry};
+
+/// Why a process ends that dies between a write and its sync.
+pub const AT_A_SYNC: &str = "at a sync";
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<Host>>> = const { RefCell::new(None) };

@@ -1,9 +1,9 @@
 //! As much of RocksDB as this crate uses, in memory: same names, same promises, and its losses.
 //!
-//! Invariant: records are kept in order; what survives an end is a prefix of them that holds at least all that was synced.
-//! Not here: files, compaction, caches: they change no answer.
+//! Invariant: an answer is RocksDB's: of what was written, of what went bad, of a disk that is full.
+//! Not here: files, compaction, caches: they change no answer; what survives an end (`store`).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::disk::{self, End};
-use super::{Rng, current, end, trace};
+use super::store::{Op, Rows, Store};
+use super::{AT_A_SYNC, current, disk, end, trace};
 
-pub(super) type Rows = BTreeMap<Bytes, Bytes>;
 type Found = (Box<[u8]>, Box<[u8]>);
 
 /// What went wrong.
@@ -30,118 +29,8 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-#[derive(Debug, Clone)]
-enum Op {
-    Put(Bytes, Bytes),
-    Delete(Bytes),
-    DeleteRange(Bytes, Bytes),
-}
-
-fn do_to(rows: &mut Rows, op: &Op) {
-    match op {
-        Op::Put(key, value) => {
-            rows.insert(key.clone(), value.clone());
-        }
-        Op::Delete(key) => {
-            rows.remove(key);
-        }
-        Op::DeleteRange(from, to) if from < to => {
-            let gone: Vec<Bytes> = rows
-                .range(from.clone()..to.clone())
-                .map(|(key, _)| key.clone())
-                .collect();
-            for key in gone {
-                rows.remove(&key);
-            }
-        }
-        Op::DeleteRange(..) => {}
-    }
-}
-
-/// A record: one batch. `told`: the system has it, so that the end of the process alone does not lose it.
-#[derive(Debug)]
-struct Record {
-    ops: Vec<Op>,
-    has_wal: bool,
-    told: bool,
-}
-
-/// One database: what readers see, what is durable, and the records between.
-#[derive(Debug, Default)]
-pub(super) struct Store {
-    rows: Rows,
-    durable: Rows,
-    durable_sequence: u64,
-    records: Vec<Record>,
-    sequence: u64,
-    is_open: bool,
-}
-
-impl Store {
-    fn write(&mut self, ops: Vec<Op>, has_wal: bool) {
-        for op in &ops {
-            do_to(&mut self.rows, op);
-        }
-        self.sequence += ops.len() as u64;
-        self.records.push(Record {
-            ops,
-            has_wal,
-            told: false,
-        });
-    }
-
-    fn sync(&mut self) {
-        for record in self.records.drain(..) {
-            for op in &record.ops {
-                do_to(&mut self.durable, op);
-            }
-        }
-        self.durable_sequence = self.sequence;
-    }
-
-    pub(super) fn durable(&self, key: &[u8]) -> Option<Bytes> {
-        self.durable.get(key).cloned()
-    }
-
-    fn tell(&mut self) {
-        for record in &mut self.records {
-            record.told |= record.has_wal;
-        }
-    }
-
-    /// What is left: how many records that were not synced stay, and how many are lost.
-    pub(super) fn crash(&mut self, end: End, rng: &mut Rng) -> (usize, usize) {
-        let told = self.records.iter().filter(|it| it.told).count();
-        let without_wal = self.records.iter().any(|it| !it.has_wal);
-        let kept = match end {
-            End::Killed if !without_wal => told,
-            End::PowerLost if !without_wal => {
-                usize::try_from(rng.below(told as u64 + 1)).unwrap_or(0)
-            }
-            // What has no WAL stays as far as the background happened to have flushed it.
-            End::Killed | End::PowerLost if rng.percent(50) => 0,
-            End::Killed | End::PowerLost => {
-                usize::try_from(rng.below(self.records.len() as u64 + 1)).unwrap_or(0)
-            }
-        };
-        let lost = self.records.len() - kept;
-        self.records.truncate(kept);
-        self.sequence = self.durable_sequence
-            + self
-                .records
-                .iter()
-                .map(|it| it.ops.len() as u64)
-                .sum::<u64>();
-        self.sync();
-        self.rows = self.durable.clone();
-        self.is_open = false;
-        (kept, lost)
-    }
-}
-
 /// A database that is open.
 pub struct DB {
-    #[cfg(feature = "testing")]
     path: PathBuf,
     store: Arc<Mutex<Store>>,
 }
@@ -384,13 +273,28 @@ impl Iterator for Walk<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         if self.taken.is_empty() {
             self.taken = match self.rows {
-                Seen::Now(store) => self.rest.take(&store.lock().rows, self.count),
+                Seen::Now(store) => self.rest.take(store.lock().rows(), self.count),
                 Seen::Then(rows) => self.rest.take(rows, self.count),
             };
             self.count = (self.count * 2).min(256);
         }
-        self.taken.pop_front().map(Ok)
+        let (key, value) = self.taken.pop_front()?;
+        match self.rows {
+            Seen::Now(store) => {
+                let read = store.lock().read(&key, &value).map_err(Error);
+                Some(read.map(|value| (key, value.into_boxed_slice())))
+            }
+            Seen::Then(_) => Some(Ok((key, value))),
+        }
     }
+}
+
+/// Nothing is written to a disk that is full.
+fn has_room(path: &Path) -> Result<(), Error> {
+    if disk::is_full(path) {
+        return Err(Error("IO error: No space left on device".to_owned()));
+    }
+    Ok(())
 }
 
 #[expect(
@@ -402,15 +306,12 @@ impl Iterator for Walk<'_> {
 impl DB {
     pub(crate) fn open(_options: &Options, path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref().to_owned();
+        has_room(&path)?; // each open writes a new list of files
         let store = disk::database(&path);
         if std::mem::replace(&mut store.lock().is_open, true) {
             return Err(Error("lock hold by current process".to_owned()));
         }
-        Ok(Self {
-            #[cfg(feature = "testing")]
-            path,
-            store,
-        })
+        Ok(Self { path, store })
     }
 
     #[cfg(feature = "testing")]
@@ -423,13 +324,8 @@ impl DB {
     }
 
     pub(crate) fn get_pinned(&self, key: impl AsRef<[u8]>) -> Result<Option<Pinned>, Error> {
-        Ok(self
-            .store
-            .lock()
-            .rows
-            .get(key.as_ref())
-            .cloned()
-            .map(Pinned))
+        let found = self.store.lock().get(key.as_ref(), false).map_err(Error)?;
+        Ok(found.map(|value| Pinned(value.into())))
     }
 
     pub(crate) fn get_opt(
@@ -437,13 +333,8 @@ impl DB {
         key: impl AsRef<[u8]>,
         options: &ReadOptions,
     ) -> Result<Option<Vec<u8>>, Error> {
-        let store = self.store.lock();
-        let rows = if options.persisted {
-            &store.durable
-        } else {
-            &store.rows
-        };
-        Ok(rows.get(key.as_ref()).map(|value| value.to_vec()))
+        let mut store = self.store.lock();
+        store.get(key.as_ref(), options.persisted).map_err(Error)
     }
 
     pub(crate) fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), Error> {
@@ -470,9 +361,10 @@ impl DB {
     pub(crate) fn flush_wal(&self, sync: bool) -> Result<(), Error> {
         let host = current();
         let habits = host.habits();
+        has_room(&self.path)?;
         self.store.lock().tell();
         if host.chance(habits.dies_at_sync_ppm) {
-            end("at a sync");
+            end(AT_A_SYNC);
         }
         if host.chance(habits.sync_fails_ppm) {
             return Err(Error("Input/output error".to_owned()));
@@ -480,18 +372,19 @@ impl DB {
         let mut store = self.store.lock();
         if sync {
             store.sync();
-            trace(&format!("n{} synced {}", host.node, store.sequence));
+            trace(&format!("n{} synced {}", host.node, store.sequence()));
         }
         Ok(())
     }
 
     pub(crate) fn flush_opt(&self, _options: &FlushOptions) -> Result<(), Error> {
+        has_room(&self.path)?;
         self.store.lock().sync();
         Ok(())
     }
 
     pub(crate) fn latest_sequence_number(&self) -> u64 {
-        self.store.lock().sequence
+        self.store.lock().sequence()
     }
 
     pub(crate) fn iterator(&self, mode: IteratorMode<'_>) -> Walk<'_> {
@@ -506,7 +399,7 @@ impl DB {
         let store = self.store.lock();
         let size = |it: &Range<'_>| {
             let rows = store
-                .rows
+                .rows()
                 .range::<[u8], _>((Bound::Included(it.from), Bound::Excluded(it.to)));
             rows.map(|(key, value)| (key.len() + value.len()) as u64)
                 .sum()
@@ -524,7 +417,7 @@ impl DB {
 
     pub(crate) fn snapshot(&self) -> SnapshotWithThreadMode<'_, Self> {
         SnapshotWithThreadMode {
-            rows: self.store.lock().rows.clone(),
+            rows: self.store.lock().rows().clone(),
             _of: std::marker::PhantomData,
         }
     }
@@ -534,6 +427,7 @@ impl DB {
         _options: &IngestExternalFileOptions,
         files: Vec<PathBuf>,
     ) -> Result<(), Error> {
+        has_room(&self.path)?;
         let mut store = self.store.lock();
         for file in files {
             let rows = disk::take_table(&file)
@@ -608,6 +502,7 @@ impl<'a> SstFileWriter<'a> {
     pub(crate) fn finish(&mut self) -> Result<(), Error> {
         let to = self.to.lock().take();
         let to = to.ok_or_else(|| Error("no file was opened".to_owned()))?;
+        has_room(&to)?;
         disk::put_table(to, std::mem::take(&mut self.rows));
         Ok(())
     }
