@@ -121,11 +121,10 @@ impl Engine {
                 self.lose_driver(life);
                 outcome = AdvanceOutcome::Finished;
             }
+        } else if ends && life.local_out() > 0 {
+            outcome = AdvanceOutcome::Interrupted;
         } else if ends {
-            outcome = match life.local_out() {
-                0 => AdvanceOutcome::Finished,
-                _ => AdvanceOutcome::Interrupted,
-            };
+            outcome = AdvanceOutcome::Finished;
         } else if taken.end_waits {
             outcome = AdvanceOutcome::DeliveriesWait;
         }
