@@ -23,6 +23,8 @@ const FREE_PERCENT: u64 = 2;
 const SLOW_FOR_MS: (u64, u64) = (2000, 8000);
 /// A node of some load syncs many times a second.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
+/// A process that is ending has ended by then.
+const GONE_WITHIN: Duration = Duration::from_millis(500);
 const TRACED_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -157,14 +159,18 @@ pub(super) async fn fsync_error(field: &Arc<Field>, dice: &mut Dice) {
     let _may_end = MayEnd::of(&member);
     // The second and all later ones: had the first a thread of its own, others fail too.
     let strace = match inject(field, &member, "inject=fsync,fdatasync:error=EIO:when=2+").await {
-        Ok(strace) => strace,
+        Ok(strace) => Some(strace),
+        // It may have ended before strace was seen at work.
+        Err(_) if member.process.wait_exit(GONE_WITHIN).await.is_ok() => None,
         Err(why) => {
             field.record(FAULT, &[&member.name], Skipped, &why);
             return;
         }
     };
     let ended = member.process.wait_exit(ENDS_WITHIN).await;
-    detach(&strace).await;
+    if let Some(strace) = strace {
+        detach(&strace).await;
+    }
     match ended {
         Ok(status) => {
             let note = format!("EIO of a sync, and it ended with {status}");
