@@ -14,7 +14,7 @@ tierb = export CARGO_TARGET_DIR="$${CARGO_TARGET_DIR:-target}/sim" RUSTFLAGS="--
 cluster = cargo build --profile sim -p holdfast-jepsen --no-default-features --features sim-cluster,seeded-bugs --bin jepsen-sim
 clusters = "$$CARGO_TARGET_DIR/sim/jepsen-sim" --jobs $$(nproc)
 
-.PHONY: help demo test ci builds fix format lint bench chaos sim images fuzz shipped
+.PHONY: help demo test ci builds fix format lint bench chaos sim images fuzz shipped packets
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
 demo: ## three nodes, a worker, 30 orders, the leader killed, an audit (KILL=worker: a worker; STAY=1: stays up afterwards)
@@ -30,7 +30,7 @@ format:
 lint: format ## formatting and lints; writes nothing
 	@$(ready)
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
-ci: lint test builds demo shipped chaos ## what .ci/run calls; the tidy test is part of test
+ci: lint test packets builds demo shipped chaos ## what .ci/run calls; the tidy test is part of test
 # Beside each other: to link a release keeps one processor busy for minutes.
 builds:
 	@$(ready)
@@ -62,6 +62,10 @@ sim: ## random histories of the core (SEEDS=0..100000) and of whole clusters (CL
 	cargo test --profile sim -p holdfast-jepsen --no-default-features --features sim-cluster,seeded-bugs --test sim_cluster
 	$(cluster)
 	$(clusters) --seeds $(or $(CLUSTERS),0..200)
+packets: ## links cut, reset, lossy and slow by the kernel's packet rules, in network namespaces of the tests' own (root)
+	@scripts/setup ip:iproute2 iptables
+	$(ready)
+	cargo test --workspace --all-features --test netns -- --include-ignored --test-threads=1
 images: ## power cuts at every sync of a recorded node, and damage to its files (IMAGES=1200)
 	@scripts/setup strace
 	$(ready)

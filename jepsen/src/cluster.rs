@@ -5,6 +5,7 @@
 
 mod ports;
 mod process;
+mod space;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 pub use self::ports::{BusyPort, Claim, NodePorts, claim_ports, free_port};
 pub use self::process::{Process, ProcessError, ProcessSpec};
+pub use self::space::{Space, leave_for_a_fresh_one};
 use crate::http;
 
 /// How often a wait asks again.

@@ -18,6 +18,8 @@ pub mod load;
 #[cfg(feature = "run")]
 pub mod nemesis;
 #[cfg(feature = "run")]
+pub mod network;
+#[cfg(feature = "run")]
 pub mod proxy;
 pub mod records;
 #[cfg(feature = "run")]

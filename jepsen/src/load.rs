@@ -14,7 +14,7 @@ pub use self::ask::{Asker, Told};
 pub use self::clients::{Clients, Progress};
 pub use self::generator::{Generator, Want};
 pub use self::program::{Act, Certain, Go, Node, Program, SIGNALS, draw};
-pub use self::worker::{WorkerConfig, work};
+pub use self::worker::{WorkerConfig, work, work_as_herd};
 pub use self::workload::{WORKLOADS, Workload};
 
 pub(crate) use self::ask::{CALL_WITHIN, serial_of, status_name, timed};

@@ -42,6 +42,11 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    if let Command::Run(run) = &command
+        && let Err(code) = run.enter()
+    {
+        return ExitCode::from(code);
+    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(cause) => {

@@ -3,9 +3,12 @@
 //! Invariant: a fault counts only once it was seen in force, and each ends itself, early when faults are over. Each kind has its own
 //! jittered timer and its own stream of choices, so that kinds overlap and do not disturb each other. Not here: judging.
 
+mod cgroup;
 mod disk;
+mod herd;
 mod member;
 mod network;
+mod packets;
 mod points;
 mod process;
 
@@ -18,6 +21,7 @@ use tokio::task::JoinSet;
 
 pub(crate) use self::process::clear_clock;
 use crate::dice::Dice;
+use crate::network::Means;
 use crate::records::FaultStatus;
 use crate::run::Field;
 
@@ -28,6 +32,8 @@ const WATCH_EVERY: Duration = Duration::from_millis(200);
 pub enum Kind {
     /// SIGKILL of a group's leader.
     KillLeader,
+    /// SIGKILL of a group's leader, which is back at once.
+    KillQuick,
     /// SIGKILL of a node that leads nothing.
     Kill,
     /// SIGKILL of all nodes.
@@ -40,6 +46,8 @@ pub enum Kind {
     Stop,
     /// All nodes restarted again and again.
     Storm,
+    /// SIGKILL of a leader that very many workers are attached to.
+    Herd,
     /// SIGSTOP of a node.
     Pause,
     /// SIGSTOP of a worker.
@@ -48,6 +56,8 @@ pub enum Kind {
     Partition,
     /// What one node says does not arrive.
     OneWay,
+    /// What others say does not arrive at one node.
+    Deaf,
     /// Two nodes cut from each other, both still hearing the rest.
     Ring,
     /// One node cut off and back, quickly.
@@ -62,6 +72,14 @@ pub enum Kind {
     Reset,
     /// Connections of a node broken in the middle of what they say.
     Truncate,
+    /// Packets of a node lost.
+    Loss,
+    /// Packets of a node sent twice.
+    Duplicate,
+    /// A leader's connections broken for the others alone.
+    HalfOpen,
+    /// A node's host gone without a word.
+    Vanish,
     /// A node added, another removed.
     Membership,
     /// Leadership handed over.
@@ -74,6 +92,10 @@ pub enum Kind {
     FsyncError,
     /// Syncs are slow.
     SlowDisk,
+    /// A node has hardly any processor.
+    Cpu,
+    /// A node has no more memory.
+    Oom,
     /// A node's wall clock is ahead.
     Clock,
     /// A byte on a node's disk has changed.
@@ -88,6 +110,11 @@ pub const KINDS: &[(Kind, &str, &str)] = &[
         Kind::KillLeader,
         "kill-leader",
         "SIGKILL of the leader of a group, started again later",
+    ),
+    (
+        Kind::KillQuick,
+        "kill-quick",
+        "SIGKILL of a leader, started again within milliseconds",
     ),
     (Kind::Kill, "kill", "SIGKILL of a node that leads nothing"),
     (Kind::KillAll, "kill-all", "SIGKILL of all nodes at once"),
@@ -112,6 +139,11 @@ pub const KINDS: &[(Kind, &str, &str)] = &[
         "all nodes killed and started again every 2 s",
     ),
     (
+        Kind::Herd,
+        "herd",
+        "SIGKILL of a leader that 500 more workers are attached to",
+    ),
+    (
         Kind::Pause,
         "pause",
         "SIGSTOP of a node for parts and multiples of election and lease",
@@ -127,6 +159,7 @@ pub const KINDS: &[(Kind, &str, &str)] = &[
         "one node cut off from the others",
     ),
     (Kind::OneWay, "one-way", "one node is not heard, but hears"),
+    (Kind::Deaf, "deaf", "one node hears nobody, but is heard"),
     (
         Kind::Ring,
         "ring",
@@ -163,6 +196,26 @@ pub const KINDS: &[(Kind, &str, &str)] = &[
         "connections of a node broken in the middle of a message",
     ),
     (
+        Kind::Loss,
+        "loss",
+        "packets of a node lost, 1 to 30 of a hundred",
+    ),
+    (
+        Kind::Duplicate,
+        "duplicate",
+        "packets between a node and the others sent twice",
+    ),
+    (
+        Kind::HalfOpen,
+        "half-open",
+        "a leader's connections reset for the others alone: it holds them for whole",
+    ),
+    (
+        Kind::Vanish,
+        "vanish",
+        "a node's host is gone without an end or a reset, and back later",
+    ),
+    (
         Kind::Membership,
         "membership",
         "a node added, leadership moved, another node removed",
@@ -191,6 +244,16 @@ pub const KINDS: &[(Kind, &str, &str)] = &[
         Kind::SlowDisk,
         "slow-disk",
         "each sync of a node takes 150 ms",
+    ),
+    (
+        Kind::Cpu,
+        "cpu",
+        "a node with five of a hundred of one processor",
+    ),
+    (
+        Kind::Oom,
+        "oom",
+        "a node gets no more memory, and the kernel ends it",
     ),
     (
         Kind::Clock,
@@ -224,6 +287,38 @@ const CHAOS: &[Kind] = &[
 ];
 
 impl Kind {
+    /// The one means by which it can be done; `None`: by either.
+    pub fn only_by(self) -> Option<Means> {
+        match self {
+            Self::Truncate => Some(Means::Gates),
+            Self::Loss | Self::Duplicate | Self::HalfOpen | Self::Vanish => Some(Means::Spaces),
+            // Gates look up whose each connection is, and hundreds at once are too many for that.
+            Self::Herd => Some(Means::Spaces),
+            _ => None,
+        }
+    }
+
+    /// Whether one run can have both: no network has both means.
+    pub fn goes_with(self, other: Self) -> bool {
+        !matches!((self.only_by(), other.only_by()), (Some(one), Some(two)) if one != two)
+    }
+
+    /// Whether it breaks links, by either means.
+    pub fn is_of_links(self) -> bool {
+        matches!(
+            self,
+            Self::Partition
+                | Self::OneWay
+                | Self::Deaf
+                | Self::Ring
+                | Self::Flap
+                | Self::CutClients
+                | Self::CutWorkers
+                | Self::SlowNet
+                | Self::Reset
+        )
+    }
+
     /// Its name.
     pub fn name(self) -> &'static str {
         KINDS.iter().find(|it| it.0 == self).map_or("", |it| it.1)
@@ -236,19 +331,14 @@ impl Kind {
                 Some("needs root, to mount a small tmpfs")
             }
             Self::FsyncError | Self::SlowDisk if !disk::has_strace() => Some("needs strace"),
-            Self::Partition
-            | Self::OneWay
-            | Self::Ring
-            | Self::Flap
-            | Self::CutClients
-            | Self::CutWorkers
-            | Self::SlowNet
-            | Self::Reset
-            | Self::Truncate
-                if !std::path::Path::new("/proc/net/tcp").exists() =>
+            _ if (self.is_of_links() || self == Self::Truncate)
+                && !std::path::Path::new("/proc/net/tcp").exists() =>
             {
                 Some("needs /proc, to tell whose a connection is")
             }
+            Self::Cpu => cgroup::lacks_cpu(),
+            Self::Oom => cgroup::lacks_memory(),
+            _ if self.only_by() == Some(Means::Spaces) => crate::network::lacks(),
             _ => None,
         }
     }
@@ -308,10 +398,16 @@ impl Faults {
 pub fn begin(field: &Arc<Field>, dice: &Dice) -> Faults {
     let mut tasks = JoinSet::new();
     for kind in field.options.nemeses.clone() {
-        let lacks = kind.lacks().or_else(|| {
-            let none = kind == Kind::Failpoint && field.points.is_empty();
-            none.then_some("needs a binary built with feature chaos")
-        });
+        let lacks = match kind.only_by() {
+            Some(means) if means != field.network.means() => Some(match means {
+                Means::Gates => "needs --net proxy",
+                Means::Spaces => "needs --net netns",
+            }),
+            _ if kind == Kind::Failpoint && field.points.is_empty() => {
+                Some("needs a binary built with feature chaos")
+            }
+            _ => kind.lacks(),
+        };
         if let Some(why) = lacks {
             field.record(kind.name(), &[], FaultStatus::Skipped, why);
             continue;
@@ -336,12 +432,14 @@ pub fn begin(field: &Arc<Field>, dice: &Dice) -> Faults {
 async fn strike(kind: Kind, field: &Arc<Field>, dice: &mut Dice) {
     match kind {
         Kind::KillLeader => process::kill_leader(field, dice).await,
+        Kind::KillQuick => process::kill_quick(field, dice).await,
         Kind::Kill => process::kill_follower(field, dice).await,
         Kind::KillAll => process::kill_many(field, dice, true).await,
         Kind::Majority => process::kill_many(field, dice, false).await,
         Kind::KillWorker => process::kill_worker(field, dice).await,
         Kind::Stop => process::rolling(field).await,
         Kind::Storm => process::storm(field, dice).await,
+        Kind::Herd => herd::strike(field, dice).await,
         Kind::Pause => process::pause(field, dice).await,
         Kind::PauseWorker => process::pause_worker(field, dice).await,
         Kind::Clock if !field.points.is_empty() && dice.chance(60) => {
@@ -351,6 +449,7 @@ async fn strike(kind: Kind, field: &Arc<Field>, dice: &mut Dice) {
         Kind::Failpoint => points::kill_at_point(field, dice).await,
         Kind::Partition => network::partition(field, dice).await,
         Kind::OneWay => network::one_way(field, dice).await,
+        Kind::Deaf => network::deaf(field, dice).await,
         Kind::Ring => network::ring(field, dice).await,
         Kind::Flap => network::flap(field, dice).await,
         Kind::CutClients => network::cut_clients(field, dice).await,
@@ -358,10 +457,16 @@ async fn strike(kind: Kind, field: &Arc<Field>, dice: &mut Dice) {
         Kind::SlowNet => network::slow(field, dice).await,
         Kind::Reset => network::reset(field, dice).await,
         Kind::Truncate => network::truncate(field, dice).await,
+        Kind::Loss => packets::loss(field, dice).await,
+        Kind::Duplicate => packets::duplicate(field, dice).await,
+        Kind::HalfOpen => packets::half_open(field, dice).await,
+        Kind::Vanish => packets::vanish(field, dice).await,
         Kind::Membership => member::change(field, dice).await,
         Kind::Transfer => member::transfer(field, dice).await,
         Kind::Wipe => member::wipe(field, dice).await,
         Kind::Bitrot => member::bitrot(field, dice).await,
+        Kind::Cpu => cgroup::cpu(field, dice).await,
+        Kind::Oom => cgroup::oom(field, dice).await,
         Kind::DiskFull => disk::full(field, dice).await,
         Kind::FsyncError => disk::fsync_error(field, dice).await,
         Kind::SlowDisk => disk::slow(field, dice).await,

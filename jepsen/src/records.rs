@@ -560,6 +560,8 @@ pub struct Setup {
     pub workload: String,
     /// The faults asked for.
     pub nemeses: Vec<String>,
+    /// How the network was made and broken: `proxy`, `netns`; empty: by the proxy.
+    pub net: String,
     /// The kind of sink: `idempotent`, `fenced`, `naive`.
     pub sink: String,
     /// A session's term, in milliseconds.

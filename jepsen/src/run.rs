@@ -12,10 +12,10 @@ mod journals;
 mod member;
 mod options;
 mod parts;
-mod ports;
 mod samples;
 
 pub use self::conduct::{Finished, conduct};
+pub(crate) use self::coverage::SUSPECTED;
 pub use self::coverage::{Coverage, Require};
 pub use self::field::{Field, FieldError, Taken};
 pub use self::member::{Leader, Member};

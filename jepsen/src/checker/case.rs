@@ -13,9 +13,10 @@ const STORIES_MAX: usize = 5;
 /// After a fault's end its effects may show for so long.
 const AFTERMATH_NS: u64 = 10_000_000_000;
 /// Faults that a majority goes on without, once it has a leader.
-const ONE_NODES_OWN: [&str; 7] = [
+const ONE_NODES_OWN: [&str; 8] = [
     "kill",
     "kill-leader",
+    "kill-quick",
     "kill-worker",
     "transfer",
     "membership",

@@ -1,12 +1,14 @@
 //! L1 failover: from a fault that hit a leader to the first step completed under the next one.
 //!
-//! Decided from the faults and the taps. A fault that was followed by no new leader is no failover: it hit a follower, or was over
+//! Decided from the faults and the taps. A leader that works on through a fault is lost when it has done its last step: a node that
+//! stopped hearing it alone, say, makes another election necessary only once it is heard again. A fault that was followed by no new leader is no failover: it hit a follower, or was over
 //! before anybody noticed. Not here: what clients felt (`report`).
 
 use serde::{Deserialize, Serialize};
 
 use crate::checker::case::{Case, Judge, MS, Window};
 use crate::checker::liveness::P99_SAMPLES;
+use crate::checker::log::Leader;
 use crate::records::Verdict;
 
 /// No failover of a single leader may take longer, in milliseconds.
@@ -14,13 +16,15 @@ const LONGEST_MS: u64 = 5_000;
 /// Of a cut or a pause that is over for so long, no later leader is a consequence. A process that ended leads no more.
 const NOTICED_NS: u64 = 2_000 * MS;
 /// Faults that end a process, beside the kinds of `kill`.
-const ENDINGS: [&str; 6] = [
+const ENDINGS: [&str; 8] = [
     "majority",
     "stop",
     "storm",
     "failpoint",
     "fsync-error",
     "wipe",
+    "vanish",
+    "herd",
 ];
 
 /// One leader lost, and what came next.
@@ -36,9 +40,9 @@ pub struct Failover {
     pub group: u32,
     /// Who leads then.
     pub next: String,
-    /// From the fault to the new leader's first entry, in microseconds.
+    /// From the fault, or the last step that the leader could do in it, to the new leader's first entry, in microseconds.
     pub leader_us: u64,
-    /// From the fault to the first step done under it, in microseconds; none: no step was done.
+    /// From then to the first step done under it, in microseconds; none: no step was done.
     pub first_step_us: Option<u64>,
 }
 
@@ -98,6 +102,11 @@ fn failover(case: &Case<'_>, window: &Window<'_>, group: u32) -> Option<Failover
     if !ended && next.t > window.to.saturating_add(NOTICED_NS) {
         return None;
     }
+    let lost = if ended {
+        window.from
+    } else {
+        worked_until(case, &leader, group, next.t).max(window.from)
+    };
     let entries = case.log.groups[&group].range(next.index..);
     let first_step = entries.map(|(_, seen)| seen).find(|seen| {
         let mut results = seen.line.commands.iter().flat_map(|it| &it.results);
@@ -110,9 +119,21 @@ fn failover(case: &Case<'_>, window: &Window<'_>, group: u32) -> Option<Failover
         t: window.from,
         group,
         next: format!("n{}", next.node),
-        leader_us: (next.t - window.from) / 1000,
-        first_step_us: first_step.map(|seen| seen.first.saturating_sub(window.from) / 1000),
+        leader_us: next.t.saturating_sub(lost) / 1000,
+        first_step_us: first_step.map(|seen| seen.first.saturating_sub(lost) / 1000),
     })
+}
+
+/// When a leader itself last applied a step as done under its own epoch, before another led; 0: it never did.
+fn worked_until(case: &Case<'_>, leader: &Leader, group: u32, next: u64) -> u64 {
+    let own = case.store.taps.get(&format!("n{}", leader.node));
+    let own = own.into_iter().flatten();
+    let own = own.filter(|it| it.group == group && it.epoch == leader.index && it.t < next);
+    let done = own.filter(|it| {
+        let mut results = it.commands.iter().flat_map(|it| &it.results);
+        results.any(|it| it.outcome == "done")
+    });
+    done.map(|it| it.t).max().unwrap_or_default()
 }
 
 /// L1: no single leader's loss keeps steps waiting for longer than the bound, as long as there is a quorum.

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use holdfast_jepsen::cluster::claim_ports;
-use holdfast_jepsen::nemesis::KINDS;
+use holdfast_jepsen::nemesis::{KINDS, Kind};
+use holdfast_jepsen::network;
 
 use super::{UNKNOWN, VALID, line};
 use crate::cli::run::holdfast_beside;
@@ -46,6 +47,9 @@ impl Doctor {
                 "no; fsync-error and slow-disk are off"
             },
         );
+        say_whether("netns", network::lacks(), "--net netns");
+        say_whether("cpu group", Kind::Cpu.lacks(), "cpu");
+        say_whether("mem group", Kind::Oom.lacks(), "oom");
         let ports = claim_ports(20_000, 3).is_ok();
         say(
             "ports",
@@ -88,6 +92,14 @@ fn runs(program: &str, arg: &str) -> bool {
         .arg(arg)
         .output()
         .is_ok_and(|it| it.status.success())
+}
+
+/// Whether there is something, or why not and what is off then.
+fn say_whether(what: &str, lacks: Option<&str>, off: &str) {
+    match lacks {
+        None => say(what, "yes"),
+        Some(why) => say(what, &format!("no, it {why}; {off} is off")),
+    }
 }
 
 fn say(what: &str, found: &str) {

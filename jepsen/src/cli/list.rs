@@ -19,8 +19,10 @@ impl List {
         line("FAULTS");
         for (kind, name, about) in KINDS {
             let lacks = kind.lacks().map(|why| format!("  (off here: {why})"));
+            let by = kind.only_by().map(|it| format!("  (--net {})", it.name()));
             line(&format!(
-                "  {name:<13} {about}{}",
+                "  {name:<13} {about}{}{}",
+                by.unwrap_or_default(),
                 lacks.unwrap_or_default()
             ));
         }

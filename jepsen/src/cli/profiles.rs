@@ -2,15 +2,17 @@
 //!
 //! Invariant: every line is a command line of `jepsen run`, so each can be repeated alone. Not here: making them (`run`).
 
-use holdfast_jepsen::nemesis::KINDS;
+use holdfast_jepsen::nemesis::{KINDS, Kind};
+use holdfast_jepsen::network::Means;
 
-/// What every commit must stand: some five minutes on two cores.
-const CI: [&str; 6] = [
+/// What every commit must stand: some six minutes on two cores.
+const CI: [&str; 7] = [
     "--workload mix --nemesis none --duration 10s",
     "--workload mix --nemesis kill-leader --nemesis-interval 8s --duration 40s --require kill-leader>=2",
     "--workload mix --nemesis kill-leader --nemesis-interval 8s --duration 30s --partitions 3",
     "--workload mix --nemesis pause-worker,kill-worker --sink fenced --duration 35s",
     "--workload mix --nemesis partition --nemesis-interval 8s --duration 35s --require partition>=2",
+    "--workload mix --nemesis half-open,loss --nemesis-interval 7s --duration 30s --net netns",
     "--workload submit --nemesis kill-all --nemesis-interval 8s --duration 20s --nodes 1",
 ];
 
@@ -37,24 +39,34 @@ pub fn lines(name: &str) -> Option<Vec<String>> {
 const TOGETHER: usize = 5;
 
 fn every_fault_and_every_pair() -> Vec<String> {
-    let line = |faults: &str, seconds: u32| {
-        format!("--workload mix --nemesis {faults} --nemesis-interval 7s --duration {seconds}s")
+    let by_packets = |kinds: &[Kind]| kinds.iter().any(|it| it.only_by() == Some(Means::Spaces));
+    let line = |kinds: &[Kind], seconds: u32, by_packets: bool| {
+        let names: Vec<&str> = kinds.iter().map(|it| it.name()).collect();
+        let net = if by_packets { " --net netns" } else { "" };
+        format!(
+            "--workload mix --nemesis {} --nemesis-interval 7s --duration {seconds}s{net}",
+            names.join(",")
+        )
     };
-    let singly = KINDS.iter().map(|it| line(it.1, 30));
+    let kinds = || KINDS.iter().map(|it| it.0);
+    let singly = kinds().map(|it| line(&[it], 30, by_packets(&[it])));
+    // What breaks links does so by either means, and the two are not the same to a connection.
+    let again = kinds().filter(|it| it.is_of_links());
+    let again = again.map(|it| line(&[it], 30, true));
     let together = together();
-    let together = together.iter().map(|it| line(&it.join(","), 45));
-    singly.chain(together).collect()
+    let together = together.iter().map(|it| line(it, 45, by_packets(it)));
+    singly.chain(again).chain(together).collect()
 }
 
-/// Groups of kinds in which each two kinds meet: begins each with two that have not met, and adds whoever has met fewest of it.
-fn together() -> Vec<Vec<&'static str>> {
+/// Groups of kinds in which each two kinds meet that can: begins each with two that have not met, and adds whoever has met fewest of it.
+fn together() -> Vec<Vec<Kind>> {
     let kinds = KINDS.len();
     let mut met = vec![vec![false; kinds]; kinds];
     let mut groups = Vec::new();
     let apart = |met: &[Vec<bool>]| {
         (0..kinds).find_map(|one| {
             (one + 1..kinds)
-                .find(|it| !met[one][*it])
+                .find(|it| !met[one][*it] && KINDS[one].0.goes_with(KINDS[*it].0))
                 .map(|it| (one, it))
         })
     };
@@ -62,7 +74,8 @@ fn together() -> Vec<Vec<&'static str>> {
         let mut group = vec![one, other];
         while group.len() < TOGETHER.min(kinds) {
             let news = |it: &usize| group.iter().filter(|at| !met[*it][**at]).count();
-            let free = (0..kinds).filter(|it| !group.contains(it));
+            let fits = |it: &usize| group.iter().all(|at| KINDS[*it].0.goes_with(KINDS[*at].0));
+            let free = (0..kinds).filter(|it| !group.contains(it) && fits(it));
             // Of equals the one furthest down the list: those at its top have met most already.
             let Some(next) = free.max_by_key(news) else {
                 break;
@@ -74,7 +87,7 @@ fn together() -> Vec<Vec<&'static str>> {
                 met[*one][*other] = true;
             }
         }
-        groups.push(group.into_iter().map(|at| KINDS[at].1).collect());
+        groups.push(group.into_iter().map(|at| KINDS[at].0).collect());
     }
     groups
 }
@@ -88,10 +101,24 @@ mod tests {
         let groups = together();
         for (at, one) in KINDS.iter().enumerate() {
             for other in &KINDS[at + 1..] {
-                let both = |it: &Vec<&str>| it.contains(&one.1) && it.contains(&other.1);
-                assert!(groups.iter().any(both), "{} and {}", one.1, other.1);
+                let both = |it: &Vec<Kind>| it.contains(&one.0) && it.contains(&other.0);
+                let can = one.0.goes_with(other.0);
+                assert_eq!(groups.iter().any(both), can, "{} and {}", one.1, other.1);
             }
         }
-        assert!(groups.len() < 60, "{} runs", groups.len());
+        assert!(groups.len() < 100, "{} runs", groups.len());
+    }
+
+    #[test]
+    fn what_packets_alone_can_do_is_done_by_packets_and_nothing_else_needs_them() {
+        for line in every_fault_and_every_pair() {
+            let (_, rest) = line.split_once("--nemesis ").unwrap();
+            let (names, _) = rest.split_once(' ').unwrap();
+            let kinds = Kind::list(names).unwrap();
+            let needs = |means| kinds.iter().any(|it| it.only_by() == Some(means));
+            let by_packets = line.ends_with("--net netns");
+            assert!(!needs(Means::Spaces) || by_packets, "{line}");
+            assert!(!needs(Means::Gates) || !by_packets, "{line}");
+        }
     }
 }

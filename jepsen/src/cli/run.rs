@@ -10,6 +10,7 @@ use clap::Parser as _;
 use holdfast_jepsen::checker;
 use holdfast_jepsen::load::Workload;
 use holdfast_jepsen::nemesis::Kind;
+use holdfast_jepsen::network::{self, Means};
 use holdfast_jepsen::report;
 use holdfast_jepsen::run::{Finished, Options, PartCommand, Require, conduct};
 use holdfast_jepsen::sink::Mode;
@@ -39,6 +40,9 @@ pub struct Run {
     /// What breaks: names, none, chaos, all; see `jepsen list`
     #[arg(long, default_value = "none")]
     nemesis: String,
+    /// How nodes are connected, and the network broken: proxy, or netns (packets; root)
+    #[arg(long, default_value = "proxy")]
+    net: Means,
     /// Between two faults of a kind, on average
     #[arg(long, default_value = "10s", value_parser = time)]
     nemesis_interval: Duration,
@@ -103,6 +107,30 @@ struct Line {
 }
 
 impl Run {
+    /// To be called before this program has threads: where packets are to be ruled it leaves for a network of its own.
+    ///
+    /// # Errors
+    /// The exit code, after the reason was said.
+    pub fn enter(&self) -> Result<(), u8> {
+        let lines = self.profile.as_deref().and_then(profiles::lines);
+        let some = lines.iter().flatten();
+        let some = some.filter_map(|it| self.of_line(it).ok());
+        let wanted = self.net == Means::Spaces;
+        if let Some(why) = network::lacks().filter(|_| wanted) {
+            trouble(&format!("--net netns cannot be had: it {why}"));
+            return Err(BAD_ARGUMENTS);
+        }
+        if !wanted
+            && (network::lacks().is_some() || !some.into_iter().any(|it| it.net == Means::Spaces))
+        {
+            return Ok(());
+        }
+        network::enter().map_err(|cause| {
+            trouble(&format!("no network of its own: {cause}"));
+            HARNESS
+        })
+    }
+
     /// Makes the runs; answers the exit code.
     pub async fn run(self) -> u8 {
         let stop = match interrupts() {
@@ -133,6 +161,14 @@ impl Run {
             }
             line(&format!("line {at} of profile {profile}"));
             let code = match self.of_line(&text) {
+                Ok(run) if run.net == Means::Spaces && network::lacks().is_some() => {
+                    line(&format!(
+                        "off here: it {}",
+                        network::lacks().unwrap_or_default()
+                    ));
+                    tally.off(&text);
+                    continue;
+                }
                 Ok(run) => run.some(&stop, &mut tally).await,
                 Err(why) => {
                     trouble(&why);
@@ -159,6 +195,9 @@ impl Run {
         run.bin.clone_from(&self.bin);
         run.store.clone_from(&self.store);
         run.no_report = self.no_report;
+        if self.net == Means::Spaces {
+            run.net = Means::Spaces;
+        }
         run.line = Some(text.to_string());
         Ok(run)
     }
@@ -206,13 +245,14 @@ impl Run {
             names.join(",")
         };
         line(&format!(
-            "seed {} · {} nodes · {} workers · {} clients · {} · {faults} · {:?} · proxy",
+            "seed {} · {} nodes · {} workers · {} clients · {} · {faults} · {:?} · {}",
             options.seed,
             options.nodes,
             options.workers,
             options.clients,
             options.workload.name,
-            options.duration
+            options.duration,
+            options.net.name()
         ));
         let mut leave = stop.clone();
         match conduct(options, stop).await {
@@ -221,6 +261,10 @@ impl Run {
                 tally.run(code, &finished);
                 if let Some(field) = finished.left {
                     line("left running until Ctrl-C");
+                    if field.network.means() == Means::Spaces {
+                        let pid = std::process::id();
+                        line(&format!("reached from: nsenter --net --target {pid}"));
+                    }
                     // An end of the sender would be an end of the wait as well.
                     let _ = leave.wait_for(|it| *it).await;
                     field.tear_down().await;
@@ -292,6 +336,7 @@ impl Run {
         options.clients = self.clients.max(1);
         options.rate = self.rate.max(1);
         options.nemeses = Kind::list(&self.nemesis)?;
+        options.net = self.net;
         options.interval = self.nemesis_interval;
         options.duration = self.duration;
         options.lead_in = options.lead_in.min(self.duration);

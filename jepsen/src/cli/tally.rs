@@ -15,16 +15,22 @@ const LISTED_MAX: usize = 40;
 /// Over all runs so far.
 #[derive(Default)]
 pub struct Tally {
-    rows: Vec<(u8, String)>,
+    rows: Vec<(String, String)>,
     met: BTreeSet<(String, String)>,
     installed: BTreeMap<String, u64>,
+    suspected: BTreeMap<String, u64>,
     failovers: BTreeMap<String, Vec<Option<f64>>>,
 }
 
 impl Tally {
     /// The line of a profile ended with this code.
     pub fn line(&mut self, code: u8, text: &str) {
-        self.rows.push((code, text.to_string()));
+        self.rows.push((code.to_string(), text.to_string()));
+    }
+
+    /// The line cannot be run here.
+    pub fn off(&mut self, text: &str) {
+        self.rows.push(("-".to_owned(), text.to_string()));
     }
 
     /// One run of it.
@@ -39,6 +45,9 @@ impl Tally {
                 self.met.extend(others.map(|other| ((*one).clone(), other)));
             }
         }
+        for (fault, count) in &finished.coverage.suspected {
+            *self.suspected.entry(fault.clone()).or_default() += count;
+        }
         for (fault, ms) in &finished.failovers {
             self.failovers.entry(fault.clone()).or_default().push(*ms);
         }
@@ -48,7 +57,7 @@ impl Tally {
     pub fn text(&self) -> String {
         let mut lines = Vec::new();
         if !self.rows.is_empty() {
-            lines.push("CODES (0 valid, 1 violated, 2 unknown)".to_owned());
+            lines.push("CODES (0 valid, 1 violated, 2 unknown, - off here)".to_owned());
         }
         let rows = self.rows.iter();
         lines.extend(rows.map(|(code, line)| format!("{code}  jepsen run {line}")));
@@ -66,6 +75,11 @@ impl Tally {
         if !missing.is_empty() && missing.len() <= LISTED_MAX {
             lines.push(format!("  without: {}", missing.join(" ")));
         }
+        if !self.suspected.is_empty() {
+            lines.push("LEADERS SUSPECTED WRONGLY".to_owned());
+            let suspected = self.suspected.iter();
+            lines.extend(suspected.map(|(fault, count)| format!("  {fault:<13} {count}")));
+        }
         lines.push("TO THE FIRST COMPLETED STEP".to_owned());
         let failovers = self.failovers.iter();
         lines.extend(failovers.map(|(fault, all)| format!("  {fault:<13} {}", times(all))));
@@ -78,12 +92,15 @@ impl Tally {
     }
 }
 
-/// Each two kinds of faults.
+/// Each two kinds of faults that one run can have.
 fn pairs() -> Vec<(&'static str, &'static str)> {
-    let names = KINDS.iter().map(|it| it.1);
-    let with =
-        |(at, one): (usize, &'static str)| KINDS[at + 1..].iter().map(move |other| (one, other.1));
-    names.enumerate().flat_map(with).collect()
+    let mut pairs = Vec::new();
+    for (at, one) in KINDS.iter().enumerate() {
+        let others = KINDS[at + 1..].iter();
+        let others = others.filter(|other| one.0.goes_with(other.0));
+        pairs.extend(others.map(|other| (one.1, other.1)));
+    }
+    pairs
 }
 
 fn times(all: &[Option<f64>]) -> String {

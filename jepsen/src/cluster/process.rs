@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal};
 
+use super::space::Space;
+
 /// How often a wait looks again.
 const POLL_EVERY: Duration = Duration::from_millis(5);
 
@@ -77,6 +79,7 @@ pub struct ProcessSpec {
     args: Vec<OsString>,
     env: BTreeMap<String, String>,
     log: PathBuf,
+    space: Option<Space>,
 }
 
 impl ProcessSpec {
@@ -89,6 +92,7 @@ impl ProcessSpec {
             args: Vec::new(),
             env: BTreeMap::new(),
             log,
+            space: None,
         }
     }
 
@@ -110,6 +114,13 @@ impl ProcessSpec {
     #[must_use]
     pub fn env(mut self, key: &str, value: impl Into<String>) -> Self {
         self.env.insert(key.to_string(), value.into());
+        self
+    }
+
+    /// Lets it live in this network namespace.
+    #[must_use]
+    pub fn space(mut self, space: Option<Space>) -> Self {
+        self.space = space;
         self
     }
 }
@@ -390,7 +401,20 @@ fn command(spec: &ProcessSpec) -> io::Result<Command> {
         .stderr(log)
         .process_group(0); // Ctrl-C on a terminal is for us; children are ended in our order
     die_with_parent(&mut command);
+    if let Some(space) = &spec.space {
+        live_in(&mut command, space.clone());
+    }
     Ok(command)
+}
+
+fn live_in(command: &mut Command, space: Space) {
+    #[expect(
+        unsafe_code,
+        reason = "one system call, no allocation and no lock between fork and exec"
+    )]
+    unsafe {
+        command.pre_exec(move || space.enter());
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -15,6 +15,7 @@ use holdfast::{
     StepError, StepResult, Undo, View, Worker, Workflow,
 };
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 
 use super::program::{Act, Certain, Go, LIMIT, Node, Program, SIGNALS};
 use crate::clock::monotonic_ns;
@@ -37,6 +38,9 @@ const FIND: Step<Probe<Act>, Found<u64>> = Step::new("find-act");
 const TAKE_BACK: Step<Undo<Act, u64>, ()> = Step::new("take-back");
 /// How long a throttled step asks the limit to stay closed.
 const CLOSED_FOR: Duration = Duration::from_millis(100);
+
+/// Steps at once of one worker among many.
+const OF_HERD_SLOTS: usize = 2;
 
 /// What a run comes to.
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,8 +75,8 @@ impl WorkerConfig {
 /// What steps of this process share.
 struct Desk {
     config: WorkerConfig,
-    sink: SinkClient,
-    lines: Lines,
+    sink: Arc<SinkClient>,
+    lines: Arc<Lines>,
 }
 
 /// Works until SIGTERM.
@@ -80,24 +84,9 @@ struct Desk {
 /// # Errors
 /// The file cannot be opened, or no node was reached at the start.
 pub async fn work(config: WorkerConfig) -> Result<(), ClientError> {
-    let refused = |cause: io::Error| ClientError::Refused {
-        code: "FILE".to_string(),
-        message: cause.to_string(),
-    };
-    let client = Client::connect(&config.endpoints).await?;
-    let desk = Arc::new(Desk {
-        sink: SinkClient::new(config.sink),
-        lines: Lines::open(&config.file()).map_err(refused)?,
-        config,
-    });
-    let mut worker = Worker::new(&client, "load")
-        .name(&desk.config.name)
-        .app(Arc::clone(&desk))
-        .limit(LIMIT, LimitSpec::rate(40, Duration::from_secs(1)).burst(10))
-        .workflow(PLAY, play)
-        .step(ACT, act)
-        .step(FIND, find)
-        .step(TAKE_BACK, take_back);
+    let desk = Desk::open(config)?;
+    let client = Client::connect(&desk.config.endpoints).await?;
+    let mut worker = worker(&client, Arc::new(desk));
     for name in REGISTERS {
         for version in 1..=REGISTER_VALUES {
             let workflow = Workflow::<(), ()>::new(name).version(version);
@@ -105,6 +94,43 @@ pub async fn work(config: WorkerConfig) -> Result<(), ClientError> {
         }
     }
     worker.run().await
+}
+
+/// Works as many until SIGTERM: each with a name, a connection and a session of its own, as if it were a process of its own.
+///
+/// # Errors
+/// The file cannot be opened, or no node was reached at the start by one of them.
+pub async fn work_as_herd(config: WorkerConfig, workers: u16) -> Result<(), ClientError> {
+    let first = Desk::open(config)?;
+    let mut herd = JoinSet::new();
+    for number in 1..=workers {
+        let config = WorkerConfig {
+            name: format!("{}.{number}", first.config.name),
+            ..first.config.clone()
+        };
+        let desk = Arc::new(Desk {
+            config,
+            sink: Arc::clone(&first.sink),
+            lines: Arc::clone(&first.lines),
+        });
+        let client = Client::connect(&desk.config.endpoints).await?;
+        herd.spawn(worker(&client, desk).slots(OF_HERD_SLOTS).run());
+    }
+    while let Some(ended) = herd.join_next().await {
+        ended.unwrap_or(Ok(()))?; // one that broke off has said so, and the others work on
+    }
+    Ok(())
+}
+
+fn worker(client: &Client, desk: Arc<Desk>) -> Worker {
+    Worker::new(client, "load")
+        .name(&desk.config.name)
+        .app(Arc::clone(&desk))
+        .limit(LIMIT, LimitSpec::rate(40, Duration::from_secs(1)).burst(10))
+        .workflow(PLAY, play)
+        .step(ACT, act)
+        .step(FIND, find)
+        .step(TAKE_BACK, take_back)
 }
 
 async fn play(cx: Cx, program: Program) -> Result<Played, Fail> {
@@ -187,6 +213,18 @@ async fn find(cx: StepCx, probe: Probe<Act>) -> StepResult<Found<u64>> {
 }
 
 impl Desk {
+    fn open(config: WorkerConfig) -> Result<Self, ClientError> {
+        let refused = |cause: io::Error| ClientError::Refused {
+            code: "FILE".to_string(),
+            message: cause.to_string(),
+        };
+        Ok(Self {
+            sink: Arc::new(SinkClient::new(config.sink)),
+            lines: Arc::new(Lines::open(&config.file()).map_err(refused)?),
+            config,
+        })
+    }
+
     async fn act(&self, cx: &StepCx, act: &Act) -> StepResult<u64> {
         let attempt = usize::try_from(cx.attempt()).unwrap_or(usize::MAX);
         let go = act.script.get(attempt.saturating_sub(1));

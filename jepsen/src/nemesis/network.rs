@@ -1,50 +1,86 @@
-//! Faults on the network: rules at the gates.
+//! Faults on the network: what becomes of links.
 //!
-//! Invariant: a cut counts once bytes have met it: something wanted to pass and did not. Everything set here is lifted here. Not
-//! here: how bytes are held (`proxy`).
+//! Invariant: a cut counts once something has met it: it wanted to pass and did not; and where calls across it can be made, once they
+//! hear what they must. Everything set here is lifted here. Faults name links, never the means. Not here: the means (`network`),
+//! faults that only packets can have (`packets`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
+
 use super::process::{follow, some_follower, some_leader};
 use crate::clock::monotonic_ns;
 use crate::dice::Dice;
-use crate::proxy::{CLIENTS, Rule};
+use crate::network::{Answer, CLIENTS, Link, Trouble};
 use crate::records::FaultStatus::{Healed, Indeterminate, Installed, Skipped};
-use crate::run::{Field, Leader, Member};
+use crate::run::{Field, Leader, Member, SUSPECTED};
 
 /// Cuts last from a part of an election to beyond a session's term, in milliseconds.
 const CUTS_MS: [u64; 5] = [300, 1000, 2500, 5000, 8000];
+/// A cut of so long costs a leader its place.
+const NOTICED_MS: u64 = 2500;
 /// Heartbeats and pulses pass at least twice a second: a cut that nothing meets for so long cuts nothing.
 const MET_WITHIN: Duration = Duration::from_millis(1500);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// A call over a line that is whole may lose its first packet to a busy machine.
+const CALLS_AFTER: usize = 4;
+/// An election that a heal brings about is over by then.
+const TOLD_AFTER: Duration = Duration::from_secs(2);
 const FLAP_FOR: Duration = Duration::from_secs(5);
 /// A line of a bad day: slow, but nothing is lost.
 const SLOW: (u64, u64) = (20, 200);
 const SLOW_BYTES_PER_S: [u64; 3] = [25_000, 250_000, 2_500_000];
 
-type Links = Vec<(String, String)>;
+pub(super) type Links = Vec<Link>;
 
-fn link(from: &str, to: &str) -> (String, String) {
+pub(super) fn link(from: &str, to: &str) -> Link {
     (from.to_string(), to.to_string())
 }
 
-/// From this node to all others, in one or both directions.
-fn around(field: &Field, member: &Member, both: bool) -> Links {
+/// Which of the two directions between a node and all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Out,
+    In,
+    Both,
+}
+
+/// Between this node and all other nodes.
+pub(super) fn around(field: &Field, member: &Member, way: Way) -> Links {
     let mut links = Vec::new();
     for other in field.members() {
-        if other.id != member.id {
+        if other.id == member.id {
+            continue;
+        }
+        if way != Way::In {
             links.push(link(&member.name, &other.name));
-            if both {
-                links.push(link(&other.name, &member.name));
-            }
+        }
+        if way != Way::Out {
+            links.push(link(&other.name, &member.name));
         }
     }
     links
 }
 
+/// Between this node and everybody.
+pub(super) fn all_around(field: &Field, member: &Member) -> Links {
+    let mut links = around(field, member, Way::Both);
+    let name = member.name.as_str();
+    let workers = field.workers();
+    let workers = workers.iter().map(|it| it.name());
+    for other in workers.chain([CLIENTS]) {
+        links.push(link(other, name));
+        links.push(link(name, other));
+    }
+    links
+}
+
 /// A leader in most cases, for that is where cuts hurt; and who leads what.
-async fn target(field: &Arc<Field>, dice: &mut Dice) -> Option<(Arc<Member>, Option<Leader>)> {
+pub(super) async fn target(
+    field: &Arc<Field>,
+    dice: &mut Dice,
+) -> Option<(Arc<Member>, Option<Leader>)> {
     if dice.chance(65) {
         let leader = some_leader(field, dice).await?;
         return Some((Arc::clone(&leader.member), Some(leader)));
@@ -52,18 +88,53 @@ async fn target(field: &Arc<Field>, dice: &mut Dice) -> Option<(Arc<Member>, Opt
     Some((some_follower(field, dice).await?, None))
 }
 
-/// Sets a rule and waits until something has met it.
-async fn install(field: &Arc<Field>, fault: &str, targets: &[&str], links: &Links, rule: Rule) {
-    field.net.set(links, rule);
+/// Sets something and waits until it was met; then what a call across it hears must fit. Written down for when it was set.
+pub(super) async fn install(
+    field: &Arc<Field>,
+    fault: &str,
+    targets: &[&str],
+    links: &Links,
+    trouble: Trouble,
+) {
+    let t = monotonic_ns();
+    if let Err(cause) = field.network.set(links, trouble).await {
+        field.record_at(t, fault, targets, Indeterminate, &cause.to_string());
+        return;
+    }
+    let (status, note) = match in_force(field, links, trouble).await {
+        Ok(()) => (Installed, said(links)),
+        Err(why) => (Indeterminate, why),
+    };
+    field.record_at(t, fault, targets, status, &note);
+}
+
+/// Whether something met it and calls across it hear what they must; why not, as a sentence.
+pub(super) async fn in_force(
+    field: &Arc<Field>,
+    links: &Links,
+    trouble: Trouble,
+) -> Result<(), String> {
     let until = tokio::time::Instant::now() + MET_WITHIN;
-    while tokio::time::Instant::now() < until {
-        if field.net.met(links) > 0 {
-            field.record(fault, targets, Installed, &said(links));
-            return;
+    while field.network.met(links).await == 0 {
+        if tokio::time::Instant::now() > until {
+            return Err("nothing met it".to_string());
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    field.record(fault, targets, Indeterminate, "nothing met it");
+    let want = match trouble {
+        Trouble::Cut => Answer::Silence,
+        Trouble::Refuse => Answer::Refused,
+        _ => return Ok(()),
+    };
+    let heard = join_all(links.iter().map(|link| field.network.call(link))).await;
+    let wrong = links.iter().zip(heard).find_map(|(link, heard)| {
+        let heard = heard.filter(|it| *it != want)?;
+        Some(format!(
+            "a call from {} to {} heard {heard:?}",
+            link.0, link.1
+        ))
+    });
+    wrong.map_or(Ok(()), Err)
 }
 
 fn said(links: &Links) -> String {
@@ -74,42 +145,118 @@ fn said(links: &Links) -> String {
     names.join(" ")
 }
 
-fn heal(field: &Arc<Field>, fault: &str, targets: &[&str], links: &Links) {
-    field.net.lift(links);
-    let status = if field.net.is_ruled(links) {
-        Indeterminate
-    } else {
-        Healed
+/// Lifts it, and looks whether it is gone.
+pub(super) async fn heal(
+    field: &Arc<Field>,
+    fault: &str,
+    targets: &[&str],
+    links: &Links,
+    note: &str,
+) {
+    match lift(field, links).await {
+        Ok(()) => field.record(fault, targets, Healed, note),
+        Err(why) => field.record(fault, targets, Indeterminate, &why),
     };
-    field.record(fault, targets, status, "");
 }
 
-/// The whole life of a rule.
+/// The same, and tells a moment later what became of the leader that was hit: some elections come with the heal.
+pub(super) async fn heal_and_tell(
+    field: &Arc<Field>,
+    fault: &str,
+    targets: &[&str],
+    links: &Links,
+    leader: Option<&Leader>,
+) {
+    let lifted = lift(field, links).await;
+    let t = monotonic_ns();
+    if leader.is_some() {
+        field.hold(TOLD_AFTER).await;
+    }
+    match lifted {
+        Ok(()) => {
+            let note = suspicion(field, leader).await;
+            field.record_at(t, fault, targets, Healed, &note)
+        }
+        Err(why) => field.record_at(t, fault, targets, Indeterminate, &why),
+    };
+}
+
+/// Lifts what is set on these links; why they are not whole, as a sentence.
+pub(super) async fn lift(field: &Arc<Field>, links: &Links) -> Result<(), String> {
+    let lifted = field.network.lift(links).await;
+    lifted.map_err(|cause| cause.to_string())?;
+    if field.network.is_ruled(links).await {
+        return Err("something is still set".to_string());
+    }
+    let silent = join_all(links.iter().map(|link| is_silent(field, link))).await;
+    let silent = links.iter().zip(silent).find(|it| it.1);
+    silent.map_or(Ok(()), |((from, to), _)| {
+        Err(format!("a call from {from} to {to} hears nothing"))
+    })
+}
+
+/// Whether calls hear nothing, and no other fault is why.
+async fn is_silent(field: &Arc<Field>, (from, to): &Link) -> bool {
+    let both = [link(from, to), link(to, from)];
+    for _ in 0..CALLS_AFTER {
+        if field.network.call(&both[0]).await != Some(Answer::Silence) {
+            return false;
+        }
+        if field.network.is_ruled(&both).await {
+            return false;
+        }
+    }
+    true
+}
+
+/// The whole life of what is set.
 async fn ruled(
     field: &Arc<Field>,
     fault: &str,
     targets: &[&str],
-    (links, rule): (Links, Rule),
+    (links, trouble): (Links, Trouble),
     time: Duration,
 ) {
-    install(field, fault, targets, &links, rule).await;
+    install(field, fault, targets, &links, trouble).await;
     field.hold(time).await;
-    heal(field, fault, targets, &links);
+    heal(field, fault, targets, &links, "").await;
 }
 
-fn cut_time(dice: &mut Dice) -> Duration {
+pub(super) fn cut_time(dice: &mut Dice) -> Duration {
     Duration::from_millis(*dice.pick(&CUTS_MS))
 }
 
+/// What became of a leader that lived all the while.
+pub(super) async fn suspicion(field: &Arc<Field>, leader: Option<&Leader>) -> String {
+    let Some(was) = leader else {
+        return String::new();
+    };
+    let name = &was.member.name;
+    match field.leader(was.group).await {
+        Some(now) if now.epoch > was.epoch && now.member.id != was.member.id => {
+            format!("{SUSPECTED}: {name} lived, {} leads now", now.member.name)
+        }
+        Some(now) if now.epoch > was.epoch => {
+            format!("{SUSPECTED}: {name} lived, and leads again")
+        }
+        Some(_) => format!("{name} leads on"),
+        None => "nobody leads".to_string(),
+    }
+}
+
 pub(super) async fn partition(field: &Arc<Field>, dice: &mut Dice) {
-    isolate(field, dice, "partition", true).await;
+    isolate(field, dice, "partition", Way::Both).await;
 }
 
 pub(super) async fn one_way(field: &Arc<Field>, dice: &mut Dice) {
-    isolate(field, dice, "one-way", false).await;
+    isolate(field, dice, "one-way", Way::Out).await;
 }
 
-async fn isolate(field: &Arc<Field>, dice: &mut Dice, fault: &str, both: bool) {
+pub(super) async fn deaf(field: &Arc<Field>, dice: &mut Dice) {
+    isolate(field, dice, "deaf", Way::In).await;
+}
+
+async fn isolate(field: &Arc<Field>, dice: &mut Dice, fault: &str, way: Way) {
     let time = cut_time(dice);
     let Some((member, leader)) = target(field, dice).await else {
         field.record(fault, &[], Skipped, "nobody leads");
@@ -119,12 +266,15 @@ async fn isolate(field: &Arc<Field>, dice: &mut Dice, fault: &str, both: bool) {
         field.record(fault, &[&member.name], Skipped, "too few others are whole");
         return;
     };
-    let links = around(field, &member, both);
-    let t = monotonic_ns();
-    if let Some(leader) = leader.filter(|_| time >= Duration::from_millis(2500)) {
-        follow(field, t, fault, &leader);
+    let links = around(field, &member, way);
+    let noticed = time >= Duration::from_millis(NOTICED_MS);
+    if let Some(leader) = leader.as_ref().filter(|_| noticed) {
+        follow(field, monotonic_ns(), fault, leader);
     }
-    ruled(field, fault, &[&member.name], (links, Rule::Cut), time).await;
+    let targets = [member.name.as_str()];
+    install(field, fault, &targets, &links, Trouble::Cut).await;
+    field.hold(time).await;
+    heal_and_tell(field, fault, &targets, &links, leader.as_ref()).await;
 }
 
 pub(super) async fn ring(field: &Arc<Field>, dice: &mut Dice) {
@@ -145,7 +295,7 @@ pub(super) async fn ring(field: &Arc<Field>, dice: &mut Dice) {
     };
     let (a, b) = (first.name.as_str(), second.name.as_str());
     let links = vec![link(a, b), link(b, a)];
-    ruled(field, FAULT, &[a, b], (links, Rule::Cut), time).await;
+    ruled(field, FAULT, &[a, b], (links, Trouble::Cut), time).await;
 }
 
 pub(super) async fn flap(field: &Arc<Field>, dice: &mut Dice) {
@@ -158,20 +308,21 @@ pub(super) async fn flap(field: &Arc<Field>, dice: &mut Dice) {
         field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
         return;
     };
-    let links = around(field, &member, true);
-    install(field, FAULT, &[&member.name], &links, Rule::Cut).await;
+    let links = around(field, &member, Way::Both);
+    install(field, FAULT, &[&member.name], &links, Trouble::Cut).await;
     let until = tokio::time::Instant::now() + FLAP_FOR;
     while tokio::time::Instant::now() < until && field.faults_go_on() {
         field
             .hold(Duration::from_millis(dice.between(50, 500)))
             .await;
-        field.net.lift(&links);
+        // Whatever fails here is found by the heal, which looks.
+        let _ = field.network.lift(&links).await;
         field
             .hold(Duration::from_millis(dice.between(50, 500)))
             .await;
-        field.net.set(&links, Rule::Cut);
+        let _ = field.network.set(&links, Trouble::Cut).await;
     }
-    heal(field, FAULT, &[&member.name], &links);
+    heal(field, FAULT, &[&member.name], &links, "").await;
 }
 
 pub(super) async fn cut_clients(field: &Arc<Field>, dice: &mut Dice) {
@@ -186,7 +337,7 @@ pub(super) async fn cut_clients(field: &Arc<Field>, dice: &mut Dice) {
         field,
         FAULT,
         &[CLIENTS, name],
-        (links, Rule::Cut),
+        (links, Trouble::Cut),
         cut_time(dice),
     )
     .await;
@@ -208,7 +359,7 @@ pub(super) async fn cut_workers(field: &Arc<Field>, dice: &mut Dice) {
         field,
         FAULT,
         &["workers", name],
-        (links, Rule::Cut),
+        (links, Trouble::Cut),
         cut_time(dice),
     )
     .await;
@@ -224,12 +375,19 @@ pub(super) async fn slow(field: &Arc<Field>, dice: &mut Dice) {
         field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
         return;
     };
-    let rule = Rule::Slow {
+    let trouble = Trouble::Slow {
         delay_ms: dice.between(SLOW.0, SLOW.1),
         bytes_per_s: *dice.pick(&SLOW_BYTES_PER_S),
     };
-    let links = around(field, &member, true);
-    ruled(field, FAULT, &[&member.name], (links, rule), cut_time(dice)).await;
+    let links = around(field, &member, Way::Both);
+    ruled(
+        field,
+        FAULT,
+        &[&member.name],
+        (links, trouble),
+        cut_time(dice),
+    )
+    .await;
 }
 
 pub(super) async fn reset(field: &Arc<Field>, dice: &mut Dice) {
@@ -238,10 +396,7 @@ pub(super) async fn reset(field: &Arc<Field>, dice: &mut Dice) {
         field.record(FAULT, &[], Skipped, "nobody leads");
         return;
     };
-    let before = field.net.reset_count();
-    field.net.reset(&member.name);
-    tokio::time::sleep(LOOK_EVERY).await;
-    let count = field.net.reset_count() - before;
+    let count = field.network.reset(&member.name).await;
     let status = if count > 0 { Installed } else { Indeterminate };
     let note = format!("{count} connections broken");
     field.record(FAULT, &[&member.name], status, &note);
@@ -259,10 +414,10 @@ pub(super) async fn truncate(field: &Arc<Field>, dice: &mut Dice) {
         field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
         return;
     };
-    let mut links = around(field, &member, true);
+    let mut links = around(field, &member, Way::Both);
     links.push(link(CLIENTS, &member.name));
     let bytes = dice.between(1, 20_000);
     let time = Duration::from_millis(dice.between(500, 3000));
-    let rule = Rule::BreakAfter { bytes };
-    ruled(field, FAULT, &[&member.name], (links, rule), time).await;
+    let trouble = Trouble::BreakAfter { bytes };
+    ruled(field, FAULT, &[&member.name], (links, trouble), time).await;
 }

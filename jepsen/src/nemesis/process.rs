@@ -100,6 +100,38 @@ pub(super) async fn kill_leader(field: &Arc<Field>, dice: &mut Dice) {
     start_again(field, FAULT, &member).await;
 }
 
+/// Back before anybody can have elected another: the election's time has not passed, and its old connections are just being reset.
+pub(super) async fn kill_quick(field: &Arc<Field>, dice: &mut Dice) {
+    const FAULT: &str = "kill-quick";
+    let Some(leader) = some_leader(field, dice).await else {
+        field.record(FAULT, &[], Skipped, "nobody leads");
+        return;
+    };
+    let member = Arc::clone(&leader.member);
+    let targets = [member.name.as_str()];
+    let Some(_taken) = field.take(&[member.id]) else {
+        field.record(FAULT, &targets, Skipped, "too few others are whole");
+        return;
+    };
+    let pid = member.process.pid();
+    let t = crate::clock::monotonic_ns();
+    if member.process.kill9().is_err() {
+        field.record(FAULT, &targets, Skipped, "it had ended");
+        return;
+    }
+    let gone = is_gone(pid);
+    let back = member.restart();
+    let ms = crate::clock::monotonic_ns().saturating_sub(t) / 1_000_000;
+    let (status, note) = match back {
+        Ok(()) if gone => (Installed, format!("kill -9, started again {ms} ms later")),
+        Ok(()) => (Indeterminate, "its pid is there".to_string()),
+        Err(cause) => (Indeterminate, cause.to_string()),
+    };
+    field.record_at(t, FAULT, &targets, status, &note);
+    follow(field, t, FAULT, &leader);
+    start_again(field, FAULT, &member).await;
+}
+
 pub(super) async fn kill_follower(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "kill";
     let down = down_for(field, dice);
@@ -116,7 +148,7 @@ pub(super) async fn kill_follower(field: &Arc<Field>, dice: &mut Dice) {
     start_again(field, FAULT, &member).await;
 }
 
-fn is_gone(pid: Option<u32>) -> bool {
+pub(super) fn is_gone(pid: Option<u32>) -> bool {
     pid.is_some_and(|pid| state_of(pid).is_none())
 }
 

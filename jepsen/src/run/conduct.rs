@@ -195,6 +195,7 @@ fn setup_of(options: &Options) -> Setup {
             .iter()
             .map(|it| it.name().to_string())
             .collect(),
+        net: options.net.name().to_string(),
         sink: options.sink.name().to_string(),
         term_ms: TERM_MS,
         election_ms: ELECTION_MS,

@@ -13,6 +13,8 @@ use crate::records::{Fault, FaultStatus, HISTORY, NEMESIS, Op, Outcome};
 
 /// Each node must have answered so often in the last phase.
 pub(super) const OK_PER_NODE_MIN: u64 = 20;
+/// In the note of a fault that is over: the leader that it hit had lived.
+pub(crate) const SUSPECTED: &str = "suspected wrongly";
 /// Of all operations, in percent.
 const OK_PERCENT_MIN: u64 = 50;
 
@@ -44,6 +46,8 @@ pub struct Coverage {
     pub ops: [u64; 3],
     /// Faults: installed, skipped, indeterminate, by name.
     pub faults: BTreeMap<String, [u64; 3]>,
+    /// How often a leader lived and was followed by another all the same, by fault.
+    pub suspected: BTreeMap<String, u64>,
     /// Answers of each node after the heal.
     pub last: BTreeMap<String, u64>,
     /// Why the run cannot be judged; empty: it can.
@@ -92,6 +96,9 @@ impl Coverage {
             }
         }
         for fault in faults {
+            if fault.status == FaultStatus::Healed && fault.note.contains(SUSPECTED) {
+                *it.suspected.entry(fault.fault.clone()).or_default() += 1;
+            }
             let counts = it.faults.entry(fault.fault.clone()).or_default();
             match fault.status {
                 FaultStatus::Installed => counts[0] += 1,
@@ -195,6 +202,22 @@ mod tests {
     fn a_node_that_is_silent_after_the_heal_is_missed() {
         let it = Coverage::of(&answered(Outcome::Ok), &[], &[], &both(), 95);
         assert_eq!(it.missing.len(), 2);
+    }
+
+    #[test]
+    fn wrong_suspicions_are_counted_by_fault_once_it_is_over() {
+        let told = |status, note: &str| Fault {
+            note: note.to_string(),
+            ..fault(status)
+        };
+        let wrong = format!("{SUSPECTED}: n1 lived, n2 leads now");
+        let faults = [
+            told(FaultStatus::Installed, &wrong),
+            told(FaultStatus::Healed, &wrong),
+            told(FaultStatus::Healed, "n1 leads on"),
+        ];
+        let it = Coverage::of(&[], &faults, &[], &[], 0);
+        assert_eq!(it.suspected, [("kill".to_string(), 1)].into());
     }
 
     #[test]

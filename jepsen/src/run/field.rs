@@ -1,11 +1,11 @@
-//! The field of a test run: nodes behind gates, workers, the sink, and who may be broken at the same time.
+//! The field of a test run: nodes, workers, the sink, the network between them, and who may be broken at the same time.
 //!
 //! Invariant: only processes that were started here are signalled. Faults on nodes keep a majority whole, unless a fault asks for
 //! all and nothing else is broken. Not here: which faults (`nemesis`), the phases (`conduct`).
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -20,11 +20,11 @@ use super::failover::Failovers;
 use super::member::{Birth, Leader, Member, has_tap, points_of, unmount};
 use super::options::Options;
 use super::parts::Part;
-use super::ports::Ports;
 use crate::clock::monotonic_ns;
 use crate::cluster::{Process, ProcessError, ProcessSpec, free_port};
 use crate::load::{Asker, WorkerConfig};
-use crate::proxy::{Known, Net, Whois};
+use crate::network::Network;
+use crate::proxy::Known;
 use crate::records::{EFFECTS, Fault, FaultStatus, NEMESIS};
 use crate::sink::Mode;
 use crate::store::{Lines, Store};
@@ -68,8 +68,8 @@ pub struct Field {
     pub options: Options,
     /// Where it writes.
     pub store: Store,
-    /// The rules between all of them.
-    pub net: Arc<Net>,
+    /// What is between all of them.
+    pub network: Network,
     /// For questions past all faults.
     pub asker: Asker,
     /// Times from a fault to the first completed step.
@@ -84,11 +84,9 @@ pub struct Field {
     retired: Mutex<Vec<Arc<Member>>>,
     sink: Process,
     sink_addr: SocketAddr,
-    whois: Arc<Whois>,
     nemesis: Lines,
     began: Instant,
     has_tap: bool,
-    ports: Ports,
     next_id: AtomicU16,
     broken: Mutex<BTreeSet<u16>>,
     faults_over: watch::Sender<bool>,
@@ -133,7 +131,7 @@ impl Field {
         }
         self.form().await?;
         for number in 1..=self.options.workers {
-            let worker = Arc::new(Process::start(self.worker_spec(number))?);
+            let worker = Arc::new(Process::start(self.worker_spec(number)?)?);
             self.workers.write().push(worker);
         }
         self.wait_served().await
@@ -150,21 +148,23 @@ impl Field {
             let hands = hands.filter_map(|it| Some((it.name().to_string(), it.pid()?)));
             nodes.chain(hands).collect()
         });
+        let network = Network::lay(options.net, known);
+        let network = network.map_err(system("the network cannot be laid"))?;
         let port = free_port().map_err(system("no port for the sink"))?;
+        let sink_addr = SocketAddr::new(network.own_address(), port);
         let part = Part::Sink {
             mode: options.sink,
             file: store.path(EFFECTS),
-            port,
+            addr: sink_addr,
         };
         let sink = options.part.spec("sink", store.path("sink.log"), &part);
         let nemesis = store
             .lines(NEMESIS)
             .map_err(system("nemesis.jsonl cannot be opened"))?;
-        let ports = Ports::take().map_err(system("no ports for the nodes"))?;
         Ok(Self {
             has_tap: has_tap(&options),
             points: points_of(&options),
-            net: Arc::default(),
+            network,
             asker: Asker::default(),
             failovers: Failovers::new(store.folder()),
             violations: Mutex::default(),
@@ -172,11 +172,9 @@ impl Field {
             workers,
             retired: Mutex::default(),
             sink: Process::start(sink)?,
-            sink_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-            whois: Arc::new(Whois::among(known)),
+            sink_addr,
             nemesis,
             began: Instant::now(),
-            ports,
             next_id: AtomicU16::new(1),
             broken: Mutex::default(),
             faults_over: watch::Sender::new(false),
@@ -193,33 +191,55 @@ impl Field {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let birth = Birth {
             id,
-            ports: self.ports.claim().map_err(system("no ports for a node"))?,
             options: &self.options,
             store: &self.store,
             has_tap: self.has_tap,
             has_points: !self.points.is_empty(),
         };
-        Ok(Arc::new(Member::start(birth, &self.net, &self.whois)?))
+        Ok(Arc::new(Member::start(birth, &self.network)?))
     }
 
-    fn worker_spec(&self, number: u16) -> ProcessSpec {
-        let name = format!("w{number}");
+    /// A process that is so many workers, started now and ended by whoever gets it. It finds the nodes that there are.
+    ///
+    /// # Errors
+    /// It has no place, or cannot be started.
+    pub fn start_herd(&self, name: &str, workers: u16) -> Result<Process, FieldError> {
+        let seated = self.network.seat(name);
+        let space = seated.map_err(system("no place in the network for a herd"))?;
+        let part = Part::Herd {
+            config: self.worker_config(name),
+            workers,
+        };
         let log = self.store.path(&format!("{name}.log"));
-        let endpoints: Vec<String> = self.members().iter().map(|it| it.api()).collect();
-        if let Some(command) = &self.options.worker_command {
-            return ProcessSpec::new(&name, "sh", log)
-                .args(["-c", &format!("exec {command}")])
-                .env("HOLDFAST_ENDPOINTS", endpoints.join(","))
-                .env("JEPSEN_SINK", self.sink_addr.to_string());
-        }
-        let part = Part::Worker(WorkerConfig {
+        let spec = self.options.part.spec(name, log, &part).space(space);
+        Ok(Process::start(spec)?)
+    }
+
+    fn worker_config(&self, name: &str) -> WorkerConfig {
+        WorkerConfig {
             folder: self.store.folder().to_owned(),
-            name: name.clone(),
-            endpoints,
+            name: name.to_string(),
+            endpoints: self.members().iter().map(|it| it.api()).collect(),
             sink: self.sink_addr,
             registers: self.options.sink != Mode::Naive,
-        });
-        self.options.part.spec(&name, log, &part)
+        }
+    }
+
+    fn worker_spec(&self, number: u16) -> Result<ProcessSpec, FieldError> {
+        let name = format!("w{number}");
+        let seated = self.network.seat(&name);
+        let space = seated.map_err(system("no place in the network for a worker"))?;
+        let log = self.store.path(&format!("{name}.log"));
+        let config = self.worker_config(&name);
+        if let Some(command) = &self.options.worker_command {
+            return Ok(ProcessSpec::new(&name, "sh", log)
+                .args(["-c", &format!("exec {command}")])
+                .env("HOLDFAST_ENDPOINTS", config.endpoints.join(","))
+                .env("JEPSEN_SINK", self.sink_addr.to_string())
+                .space(space));
+        }
+        let part = Part::Worker(config);
+        Ok(self.options.part.spec(&name, log, &part).space(space))
     }
 
     async fn form(&self) -> Result<(), FieldError> {
@@ -462,7 +482,18 @@ impl Field {
 
     /// Writes down what became of a fault, and says it.
     pub fn record(&self, fault: &str, targets: &[&str], status: FaultStatus, note: &str) -> u64 {
-        let t = monotonic_ns();
+        self.record_at(monotonic_ns(), fault, targets, status, note)
+    }
+
+    /// The same of an earlier moment: of one that it took a while to be sure of.
+    pub fn record_at(
+        &self,
+        t: u64,
+        fault: &str,
+        targets: &[&str],
+        status: FaultStatus,
+        note: &str,
+    ) -> u64 {
         let line = Fault {
             t,
             fault: fault.to_string(),
@@ -500,7 +531,8 @@ impl Field {
 
     /// Ends every process, whatever state it is in.
     pub async fn tear_down(&self) {
-        self.net.lift_all();
+        // A cut would only make each end take longer.
+        let _ = self.network.lift_all().await;
         for worker in self.workers() {
             let _ = worker.resume();
             let _ = worker.terminate();
@@ -525,5 +557,6 @@ impl Field {
         // Gates know the processes, and processes have the gates: neither would ever be dropped.
         self.members.write().clear();
         self.workers.write().clear();
+        self.network.take_down();
     }
 }

@@ -25,8 +25,10 @@ const TRIES_PER_NODE: u64 = 3 * OK_PER_NODE_MIN;
 
 /// Lets every process run, and waits until every member is ready.
 pub(super) async fn mend(field: &Arc<Field>) -> Vec<String> {
-    field.net.lift_all();
     let mut troubles = Vec::new();
+    if let Err(cause) = field.network.lift_all().await {
+        troubles.push(format!("the network is not whole: {cause}"));
+    }
     for worker in field.workers() {
         if worker.resume().is_err()
             && let Err(cause) = worker.restart()

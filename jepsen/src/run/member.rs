@@ -1,10 +1,9 @@
-//! A node of the run: its process, its ports, its data, and the gates at which others know it.
+//! A node of the run: its process, its data, and its place in the network.
 //!
 //! Invariant: it is started again only after half a line of its tap was cut off, so that every line there is whole. Not here: who
 //! breaks it (`nemesis`), the others (`field`).
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -13,11 +12,10 @@ use std::time::Duration;
 
 use super::Options;
 use super::field::{FieldError, system};
-use super::ports::Claimed;
-use crate::cluster::{NodePorts, Process, ProcessError, ProcessSpec};
+use crate::cluster::{Process, ProcessError, ProcessSpec};
 use crate::http;
 use crate::nemesis::Kind;
-use crate::proxy::{Gate, Net, Whois};
+use crate::network::{Network, Place};
 use crate::records::TAP_PREFIX;
 use crate::store::Store;
 
@@ -31,8 +29,6 @@ pub struct Member {
     pub id: u16,
     /// `n1`.
     pub name: String,
-    /// Its own ports.
-    pub ports: NodePorts,
     /// Its process.
     pub process: Process,
     /// Its data.
@@ -45,14 +41,12 @@ pub struct Member {
     /// What arms its failpoints and moves its clocks, where it was built with such.
     points: PathBuf,
     clock: PathBuf,
-    api: Gate,
-    peer: Gate,
+    place: Place,
 }
 
 /// What a node is started from.
 pub(super) struct Birth<'a> {
     pub(super) id: u16,
-    pub(super) ports: Claimed,
     pub(super) options: &'a Options,
     pub(super) store: &'a Store,
     pub(super) has_tap: bool,
@@ -60,21 +54,15 @@ pub(super) struct Birth<'a> {
 }
 
 impl Member {
-    pub(super) fn start(
-        birth: Birth<'_>,
-        net: &Arc<Net>,
-        whois: &Arc<Whois>,
-    ) -> Result<Self, FieldError> {
+    pub(super) fn start(birth: Birth<'_>, network: &Network) -> Result<Self, FieldError> {
         let Birth {
             id, options, store, ..
         } = birth;
-        let (name, ports) = (format!("n{id}"), birth.ports.node);
-        let gate = |at: u16, to: u16| {
-            let (net, whois) = (Arc::clone(net), Arc::clone(whois));
-            Gate::before(&name, at, to, net, whois)
-        };
-        let api = gate(birth.ports.api_gate, ports.api);
-        let peer = gate(birth.ports.peer_gate, ports.peer);
+        let name = format!("n{id}");
+        let place = network
+            .place(&name)
+            .map_err(system("no place in the network for a node"))?;
+        let [api, peer, admin] = place.listens;
         let data = store.path("data").join(&name);
         std::fs::create_dir_all(&data).map_err(system("a data folder cannot be made"))?;
         let small_disk = options.nemeses.contains(&Kind::DiskFull) && mount_small(&data);
@@ -83,14 +71,15 @@ impl Member {
                 .arg("serve")
                 .env("HOLDFAST_NODE__ID", id.to_string())
                 .env("HOLDFAST_NODE__DATA", data.display().to_string())
-                .env("HOLDFAST_LISTEN__API", format!("127.0.0.1:{}", ports.api))
-                .env("HOLDFAST_LISTEN__PEER", format!("127.0.0.1:{}", ports.peer))
-                .env(
-                    "HOLDFAST_LISTEN__ADMIN",
-                    format!("127.0.0.1:{}", ports.admin),
-                )
-                .env("HOLDFAST_ADVERTISE__API", api.address())
-                .env("HOLDFAST_ADVERTISE__PEER", peer.address());
+                .env("HOLDFAST_LISTEN__API", api.to_string())
+                .env("HOLDFAST_LISTEN__PEER", peer.to_string())
+                .env("HOLDFAST_LISTEN__ADMIN", admin.to_string())
+                .env("HOLDFAST_ADVERTISE__API", &*place.api)
+                .env("HOLDFAST_ADVERTISE__PEER", &*place.peer)
+                .space(place.space.clone());
+        if !api.ip().is_loopback() {
+            spec = spec.env("HOLDFAST_INSECURE", "true");
+        }
         if !small_disk {
             // The disk is mostly for other things, and how full it is no part of the test.
             spec = spec
@@ -115,29 +104,31 @@ impl Member {
             id,
             process: Process::start(spec)?,
             name,
-            ports,
             data,
             small_disk,
             may_end: AtomicBool::new(false),
             tap,
             points,
             clock,
-            api,
-            peer,
+            place,
         })
     }
 
     /// Its API, past all faults.
     pub fn direct(&self) -> String {
-        format!("127.0.0.1:{}", self.ports.api)
+        self.place.direct.to_string()
     }
     /// Its API as clients and workers know it.
     pub fn api(&self) -> String {
-        self.api.address()
+        self.place.api.clone()
     }
     /// Its peer port as other nodes know it.
     pub fn peer(&self) -> String {
-        self.peer.address()
+        self.place.peer.clone()
+    }
+    /// What it applied, as it writes it down; no such file where the binary has no tap.
+    pub fn tap(&self) -> &Path {
+        &self.tap
     }
     /// Runs it again after it has ended.
     ///
@@ -166,8 +157,14 @@ impl Member {
     }
     /// Whether it answers a path of its admin port with 200.
     pub async fn says_yes(&self, path: &str) -> bool {
-        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports.admin));
-        let asked = http::request(to, "GET", path, b"", Duration::from_millis(500)).await;
+        let asked = http::request(
+            self.place.admin,
+            "GET",
+            path,
+            b"",
+            Duration::from_millis(500),
+        )
+        .await;
         asked.is_ok_and(|answer| answer.status == 200)
     }
 }

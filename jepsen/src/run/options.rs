@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{PartCommand, Require};
 use crate::load::Workload;
 use crate::nemesis::Kind;
+use crate::network::Means;
 use crate::sink::Mode;
 
 /// Where live lines go.
@@ -35,6 +36,8 @@ pub struct Options {
     pub rate: u32,
     /// The workload.
     pub workload: &'static Workload,
+    /// How the network is made, and broken.
+    pub net: Means,
     /// The faults.
     pub nemeses: Vec<Kind>,
     /// Between two faults of a kind, on average.
@@ -88,6 +91,7 @@ impl Options {
             clients: 4,
             rate: 40,
             workload,
+            net: Means::Gates,
             nemeses: Vec::new(),
             interval: Duration::from_secs(10),
             lead_in: Duration::from_secs(5),

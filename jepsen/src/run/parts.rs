@@ -4,13 +4,13 @@
 //! here: what they do (`sink`, `load::worker`).
 
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::ProcessSpec;
-use crate::load::{WorkerConfig, work};
+use crate::load::{WorkerConfig, work, work_as_herd};
 use crate::sink::{Mode, Sink};
 
 /// What a part is told by.
@@ -44,11 +44,18 @@ pub enum Part {
         mode: Mode,
         /// Its file.
         file: PathBuf,
-        /// Its port.
-        port: u16,
+        /// Where it listens.
+        addr: SocketAddr,
     },
     /// A worker.
     Worker(WorkerConfig),
+    /// Many workers in one process.
+    Herd {
+        /// As for one; each adds its number to the name.
+        config: WorkerConfig,
+        /// How many.
+        workers: u16,
+    },
 }
 
 impl Part {
@@ -64,11 +71,14 @@ impl Part {
     /// What kept it from beginning or going on, as a sentence.
     pub async fn run(self) -> Result<(), String> {
         match self {
-            Self::Sink { mode, file, port } => {
-                let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            Self::Sink { mode, file, addr } => {
                 let sink = Sink::open(mode, &file, addr).await;
                 let sink = sink.map_err(|cause| cause.to_string())?;
                 sink.serve().await.map_err(|cause| cause.to_string())
+            }
+            Self::Herd { config, workers } => {
+                let worked = work_as_herd(config, workers).await;
+                worked.map_err(|cause| cause.to_string())
             }
             Self::Worker(config) => work(config).await.map_err(|cause| cause.to_string()),
         }

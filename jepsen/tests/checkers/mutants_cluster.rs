@@ -3,7 +3,7 @@
 use holdfast_jepsen::checker::status::Group;
 use holdfast_jepsen::checker::store::Store;
 use holdfast_jepsen::checker::{Overall, check};
-use holdfast_jepsen::records::{Applied, Fault, FaultStatus, Outcome, TapEvent, Work};
+use holdfast_jepsen::records::{Applied, Fault, FaultStatus, Outcome, TapEvent, Verdict, Work};
 
 use super::mutants::{any, breaks, entries, everywhere, everywhere_in, ops};
 use super::world::{MS, legal};
@@ -126,6 +126,62 @@ fn a_first_step_long_after_its_leader_was_killed_breaks_l1() {
         };
         store.taps["n1"].iter().any(granted).then_some(())
     });
+}
+
+/// What L1 says of a leader that was hit early and lost late: first others stop hearing it, and seven seconds later another leads.
+fn hit_long_before_it_was_lost(seed: u64, works_on: bool) -> Option<Verdict> {
+    let late = 7_000 * MS;
+    let mut store = legal(seed, "idempotent");
+    let kill = store.faults.iter().find(|it| it.fault == "kill")?.clone();
+    let target = &kill.targets[0];
+    let leads = |it: &&Applied| it.commands.iter().any(|it| it.kind == "become-leader");
+    let began = store.taps[target].iter().find(leads)?;
+    let (began, own) = (began.t, began.commands[0].number?);
+    if format!("n{own}") != *target {
+        return None;
+    }
+    for line in store.taps.values_mut().flatten().filter(|it| it.t > began) {
+        line.t += late;
+    }
+    let (from, to) = (began + 1, kill.t + late);
+    let own = store.taps.get_mut(target)?.iter_mut();
+    let own = own.filter(|it| it.t < to);
+    let results = own
+        .flat_map(|it| &mut it.commands)
+        .map(|it| &mut it.results);
+    let mut done = 0;
+    for results in results {
+        done += results.iter().filter(|it| it.outcome == "done").count();
+        if !works_on {
+            results.clear();
+        }
+    }
+    if done == 0 {
+        return None;
+    }
+    let half_open = |t: u64, status: FaultStatus| Fault {
+        t,
+        fault: "half-open".into(),
+        targets: vec![target.clone()],
+        status,
+        note: String::new(),
+    };
+    store.faults = vec![
+        half_open(from, FaultStatus::Installed),
+        half_open(to, FaultStatus::Healed),
+    ];
+    let report = check(&store);
+    let l1 = report.invariants.into_iter().find(|it| it.id == "L1")?;
+    Some(l1.verdict)
+}
+
+#[test]
+fn a_leader_that_works_on_through_a_fault_is_lost_with_its_last_step() {
+    let judged = |works_on| (1..20).find_map(|seed| hit_long_before_it_was_lost(seed, works_on));
+    let works_on = judged(true).unwrap();
+    assert!(matches!(works_on, Verdict::Valid { .. }), "{works_on:?}");
+    let idle = judged(false).unwrap();
+    assert!(matches!(idle, Verdict::Violated { .. }), "{idle:?}");
 }
 
 #[test]

@@ -278,7 +278,7 @@ impl Core {
             leader: it.current_leader.map(NodeId),
             is_leader: it.state.is_leader(),
             last_log: it.last_log_index,
-            committed: index(&it.cluster_committed),
+            committed: known_committed(index(&it.cluster_committed), index(&it.last_applied)),
             applied: index(&it.last_applied),
             purged: index(&it.purged),
             snapshot: index(&it.snapshot),
@@ -529,4 +529,22 @@ fn quorum_ack_age(it: &openraft::RaftMetrics<Types>) -> Option<Duration> {
         return Some(Duration::ZERO);
     }
     it.last_quorum_acked.as_ref().map(|at| at.elapsed())
+}
+
+/// The core counts anew with each leader what the cluster has committed. What is applied here is committed all the same.
+fn known_committed(cluster: Option<u64>, applied: Option<u64>) -> Option<u64> {
+    cluster.max(applied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::known_committed;
+
+    #[test]
+    fn what_is_known_as_committed_does_not_fall_when_the_leader_changes() {
+        assert_eq!(known_committed(Some(835), Some(835)), Some(835));
+        assert_eq!(known_committed(Some(819), Some(835)), Some(835));
+        assert_eq!(known_committed(None, Some(835)), Some(835));
+        assert_eq!(known_committed(Some(840), Some(835)), Some(840));
+    }
 }

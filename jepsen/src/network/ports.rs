@@ -18,7 +18,7 @@ const NODES_MAX: u16 = OF_BLOCK / OF_NODE - 1;
 
 /// A block of ports.
 #[derive(Debug)]
-pub(super) struct Ports {
+pub struct Ports {
     _ours: TcpListener,
     base: u16,
     next: AtomicU16,
