@@ -29,7 +29,7 @@ use work::Kind;
 /// Measure a cluster.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  holdfast bench raft --conc 256 --local 3\n  holdfast bench steps --steps 10 --conc 64 --local 3 --repeats 3\n  holdfast bench latency --rate 500 --local 3\n\nWith --local each measurement also says what it cost: processors, disks, and the stages of a commit on its leader."
+    after_long_help = "Examples:\n  holdfast bench raft --conc 256 --local 3\n  holdfast bench steps --steps 10 --conc 64 --local 3 --repeats 3\n  holdfast bench latency --rate 500 --local 3\n\nWith --local each measurement also says what it cost: processors, disks, and the stages of a commit on its leader."
 )]
 pub struct Bench {
     #[command(subcommand)]
@@ -38,16 +38,22 @@ pub struct Bench {
     #[arg(long, global = true)]
     local: Option<u16>,
     /// Partitions of the cluster that is started
-    #[arg(long, global = true, default_value_t = 1, requires = "local")]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        default_value_t = 1,
+        requires = "local"
+    )]
     partitions: u32,
     /// How long to measure, in seconds
     #[arg(long, global = true, default_value_t = 10)]
     secs: u64,
     /// Load before it, in seconds
-    #[arg(long, global = true, default_value_t = 2)]
+    #[arg(long, global = true, hide_short_help = true, default_value_t = 2)]
     warm_up: u64,
     /// Measure so often, and tell the medians
-    #[arg(long, global = true, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, global = true, hide_short_help = true, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
     /// One JSON object instead of lines
     #[arg(long, global = true)]
