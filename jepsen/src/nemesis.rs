@@ -3,6 +3,7 @@
 //! Invariant: a fault counts only once it was seen in force, and each ends itself, early when faults are over. Each kind has its own
 //! jittered timer and its own stream of choices, so that kinds overlap and do not disturb each other. Not here: judging.
 
+mod aim;
 mod cgroup;
 mod disk;
 mod herd;

@@ -100,14 +100,14 @@ pub use armed::{arm, broken, follow, reach, reached};
 /// A point is reached.
 #[cfg(not(feature = "chaos"))]
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "nothing of it is to be left")]
+#[allow(clippy::inline_always, reason = "nothing of it is to be left")]
 pub fn reach(_: &'static str) {}
 
 /// A point is reached at which something may be made to fail. Whether it does.
 #[cfg(not(feature = "chaos"))]
 #[inline(always)]
 #[must_use]
-#[expect(clippy::inline_always, reason = "nothing of it is to be left")]
+#[allow(clippy::inline_always, reason = "nothing of it is to be left")]
 pub fn broken(_: &'static str) -> bool {
     false
 }

@@ -8,6 +8,7 @@ mod forming;
 mod membership;
 mod upkeep;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -145,7 +146,7 @@ pub struct Groups<M: Machine> {
     pub(crate) log: Arc<RocksLog>,
     db: Arc<StateDb>,
     door: Arc<Door>,
-    peers: Arc<Peers>,
+    pub(crate) peers: Arc<Peers>,
     registry: Arc<Registry>,
     pub(crate) transfers: Arc<Transfers>,
     replicas: watch::Sender<Vec<Replica<M>>>,
@@ -271,6 +272,25 @@ impl<M: Machine> Groups<M> {
         let mut tasks = self.tasks.lock();
         while tasks.try_join_next().is_some() {} // ended ones
         tasks.spawn_on(task, &self.runtime);
+    }
+
+    /// Knows these members of a group at once: a follower asks its leader through what is kept here, and watches over its process.
+    /// Connections to nodes that are in no group any more are dropped.
+    fn meet(&self, group: GroupId, members: &BTreeMap<NodeId, Member>) {
+        for (id, member) in members {
+            self.door.learn(*id, member.incarnation);
+            if *id != self.settings.node {
+                drop(self.peers.meet(*id, member)); // a bad address shows in each call to it
+            }
+        }
+        if members.is_empty() {
+            return; // before its first membership
+        }
+        let replicas = self.replicas.borrow();
+        let others = replicas.iter().filter(|it| it.group() != group);
+        let others: Vec<_> = others.map(|it| it.core.status().members).collect();
+        self.peers
+            .keep(|id| members.contains_key(&id) || others.iter().any(|it| it.contains_key(&id)));
     }
 
     /// Opens the groups of the reservation, once.

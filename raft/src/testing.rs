@@ -3,6 +3,7 @@
 //!
 //! Invariant: nothing here changes what the crate does; it is compiled under feature `testing` alone.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -18,7 +19,7 @@ use crate::log::{LogBackend, LogOp};
 use crate::machine::Machine;
 use crate::replica::Replica;
 use crate::state::GroupState;
-use crate::types::GroupId;
+use crate::types::{GroupId, NodeId};
 
 /// The log of one group as consensus sees it.
 pub fn log(group: GroupId, backend: Arc<dyn LogBackend>) -> Log {
@@ -60,6 +61,11 @@ impl<M: Machine> Groups<M> {
     pub async fn tend_now(&self, replica: &Replica<M>) {
         let mut written = self.log.written_bytes(replica.group());
         crate::groups::tend(self, replica, &mut written).await;
+    }
+
+    /// The other nodes to which it keeps connections.
+    pub fn connected(&self) -> BTreeSet<NodeId> {
+        self.peers.all().iter().map(|it| it.node.id).collect()
     }
 
     /// Snapshots go out no faster than this.

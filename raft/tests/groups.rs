@@ -269,6 +269,44 @@ async fn members_are_added_replaced_in_one_step_and_removed_the_leader_only_afte
     cluster.verify(1, &told).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_starts_again_reads_at_once_under_a_leader_that_joined_later_and_nobody_knows_who_left()
+ {
+    let mut cluster = Cluster::formed(1).await;
+    let leader = cluster.leader(1).await;
+    let four = cluster.another(4, How::default()).await.address();
+    let groups = cluster.node(leader).groups();
+    groups.add(GROUP, &four, None, None).await.unwrap();
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.make_lead(1, 4).await;
+    cluster.propose(1, &add(new_id())).await;
+    cluster.node_mut(follower).stop().await;
+    cluster.node_mut(follower).start().await;
+    let replica = cluster.node(follower).replica(1);
+    let mut led = replica.watch_leader();
+    let by_four = led.wait_for(|it| it.leader == Some(NodeId(4)));
+    within(by_four).await.unwrap();
+    let (found, _) = replica.read(Freshness::Linear, count).await.unwrap();
+    assert_eq!(found, 1);
+
+    let gone = (1..=3).find(|id| *id != follower).unwrap();
+    let removed = cluster.node(4).groups().remove(GROUP, NodeId(gone)).await;
+    removed.unwrap();
+    let stay: BTreeSet<u64> = (1..=4).filter(|id| *id != gone).collect();
+    for id in &stay {
+        let others: BTreeSet<u64> = stay.iter().copied().filter(|it| it != id).collect();
+        let groups = Arc::clone(cluster.node(*id).groups());
+        until("connections to those who stay alone", || {
+            groups
+                .connected()
+                .iter()
+                .map(|it| it.0)
+                .eq(others.iter().copied())
+        })
+        .await;
+    }
+}
+
 /// The geneses of which some node has a log.
 fn living_geneses(cluster: &Cluster) -> BTreeSet<Uuid> {
     let with_log = cluster.nodes.iter().filter(|node| {

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use super::network::{suspicion, target};
+use super::aim::{MOSTLY_LEADERS, take_node};
+use super::network::suspicion;
 use super::process::{MayEnd, follow, start_again};
 use crate::clock::monotonic_ns;
 use crate::dice::Dice;
@@ -264,15 +265,10 @@ pub(super) async fn cpu(field: &Arc<Field>, dice: &mut Dice) {
         field.record(FAULT, &[], Skipped, "no control groups");
         return;
     };
-    let Some((member, leader)) = target(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
+    let Some((member, leader, _taken)) = take_node(field, dice, FAULT, MOSTLY_LEADERS).await else {
         return;
     };
     let targets = [member.name.as_str()];
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &targets, Skipped, "too few others are whole");
-        return;
-    };
     let t = monotonic_ns();
     let group = match confine(base, &member, Group::sliver) {
         Ok(group) => group,
@@ -309,15 +305,10 @@ pub(super) async fn oom(field: &Arc<Field>, dice: &mut Dice) {
         field.record(FAULT, &[], Skipped, "no control groups");
         return;
     };
-    let Some((member, leader)) = target(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
+    let Some((member, leader, _taken)) = take_node(field, dice, FAULT, MOSTLY_LEADERS).await else {
         return;
     };
     let targets = [member.name.as_str()];
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &targets, Skipped, "too few others are whole");
-        return;
-    };
     let _may_end = MayEnd::of(&member);
     let began = monotonic_ns();
     let group = match confine(base, &member, Group::no_more) {

@@ -11,12 +11,15 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::statvfs;
 
-use super::process::{MayEnd, some_follower, some_leader, start_again};
+use super::aim::{take, take_node};
+use super::process::{MayEnd, start_again};
 use crate::cluster::{Process, ProcessSpec};
 use crate::dice::Dice;
 use crate::records::FaultStatus::{Healed, Indeterminate, Installed, Skipped};
-use crate::run::{Field, Member, Taken};
+use crate::run::{Field, Member};
 
+/// Of a hundred nodes whose disk suffers so many lead.
+const LEADERS: u64 = 50;
 const FULL_FOR_MS: (u64, u64) = (2000, 8000);
 /// Left free by the filler: below every mark of a node, and not so little that nothing works at all.
 const FREE_PERCENT: u64 = 2;
@@ -47,13 +50,15 @@ pub(super) async fn full(field: &Arc<Field>, dice: &mut Dice) {
         return;
     }
     let member = Arc::clone(dice.pick(&members));
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
+    let Some(_taken) = take(field, FAULT, &member) else {
         return;
     };
     let _may_end = MayEnd::of(&member);
-    let filler = member.data.join("filler");
-    match fill(&member.data, &filler) {
+    let (disk, filler) = (member.data.clone(), member.data.join("filler"));
+    let file = filler.clone();
+    // It can take seconds, and the clients of this run live on the same threads.
+    let filled = tokio::task::spawn_blocking(move || fill(&disk, &file)).await;
+    match filled.unwrap_or_else(|gone| Err(gone.into())) {
         Ok(free) => {
             let note = format!("{free} % free");
             field.record(FAULT, &[&member.name], Installed, &note)
@@ -133,27 +138,9 @@ async fn detach(strace: &Process) {
     let _ = strace.stop(Duration::from_secs(5)).await;
 }
 
-/// A node whose disk is to suffer, a leader half of the time, and the right to break it; none, with the reason written down.
-async fn one(field: &Arc<Field>, dice: &mut Dice, fault: &str) -> Option<(Arc<Member>, Taken)> {
-    let member = if dice.chance(50) {
-        some_leader(field, dice).await.map(|it| it.member)
-    } else {
-        some_follower(field, dice).await
-    };
-    let Some(member) = member else {
-        field.record(fault, &[], Skipped, "nobody leads");
-        return None;
-    };
-    let Some(taken) = field.take(&[member.id]) else {
-        field.record(fault, &[&member.name], Skipped, "too few others are whole");
-        return None;
-    };
-    Some((member, taken))
-}
-
 pub(super) async fn fsync_error(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "fsync-error";
-    let Some((member, _taken)) = one(field, dice, FAULT).await else {
+    let Some((member, _, _taken)) = take_node(field, dice, FAULT, LEADERS).await else {
         return;
     };
     let _may_end = MayEnd::of(&member);
@@ -188,7 +175,7 @@ pub(super) async fn fsync_error(field: &Arc<Field>, dice: &mut Dice) {
 
 pub(super) async fn slow(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "slow-disk";
-    let Some((member, _taken)) = one(field, dice, FAULT).await else {
+    let Some((member, _, _taken)) = take_node(field, dice, FAULT, LEADERS).await else {
         return;
     };
     let time = Duration::from_millis(dice.between(SLOW_FOR_MS.0, SLOW_FOR_MS.1));

@@ -10,7 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::process::{follow, is_gone, some_leader, start_again};
+use super::aim::some_leader;
+use super::process::{follow, is_gone, start_again};
 use crate::clock::monotonic_ns;
 use crate::cluster::Process;
 use crate::dice::Dice;

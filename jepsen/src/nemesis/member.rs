@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use holdfast::wire as v1;
 
-use super::process::{MayEnd, some_follower, some_leader};
+use super::aim::{find_leader, some_follower, take_follower};
+use super::process::MayEnd;
 use crate::dice::Dice;
 use crate::load::timed;
 use crate::records::FaultStatus::{Healed, Indeterminate, Installed, Skipped};
@@ -39,8 +40,7 @@ async fn led_by_another(field: &Arc<Field>, group: u32, than: u16) -> Option<u16
 
 pub(super) async fn transfer(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "transfer";
-    let Some(leader) = some_leader(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
+    let Some(leader) = find_leader(field, dice, FAULT).await else {
         return;
     };
     let from = &leader.member;
@@ -79,8 +79,7 @@ pub(super) async fn transfer(field: &Arc<Field>, dice: &mut Dice) {
 
 pub(super) async fn change(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "membership";
-    let Some(leader) = some_leader(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
+    let Some(leader) = find_leader(field, dice, FAULT).await else {
         return;
     };
     let fresh = match start_fresh(field).await {
@@ -243,12 +242,7 @@ fn text(status: tonic::Status) -> String {
 
 pub(super) async fn wipe(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "wipe";
-    let Some(member) = some_follower(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
-        return;
-    };
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
+    let Some((member, _taken)) = take_follower(field, dice, FAULT).await else {
         return;
     };
     let _may_end = MayEnd::of(&member);
@@ -309,12 +303,7 @@ fn empty(folder: &Path) -> io::Result<()> {
 
 pub(super) async fn bitrot(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "bitrot";
-    let Some(member) = some_follower(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
-        return;
-    };
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
+    let Some((member, _taken)) = take_follower(field, dice, FAULT).await else {
         return;
     };
     let _may_end = MayEnd::of(&member);

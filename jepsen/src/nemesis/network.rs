@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::process::{follow, some_follower, some_leader};
+use super::aim::{MOSTLY_LEADERS, find_leader, find_node, take, take_node};
+use super::process::follow;
 use crate::clock::monotonic_ns;
 use crate::dice::Dice;
 use crate::network::{Answer, CLIENTS, Link, Trouble};
@@ -74,18 +75,6 @@ pub(super) fn all_around(field: &Field, member: &Member) -> Links {
         links.push(link(name, other));
     }
     links
-}
-
-/// A leader in most cases, for that is where cuts hurt; and who leads what.
-pub(super) async fn target(
-    field: &Arc<Field>,
-    dice: &mut Dice,
-) -> Option<(Arc<Member>, Option<Leader>)> {
-    if dice.chance(65) {
-        let leader = some_leader(field, dice).await?;
-        return Some((Arc::clone(&leader.member), Some(leader)));
-    }
-    Some((some_follower(field, dice).await?, None))
 }
 
 /// Sets something and waits until it was met; then what a call across it hears must fit. Written down for when it was set.
@@ -258,12 +247,7 @@ pub(super) async fn deaf(field: &Arc<Field>, dice: &mut Dice) {
 
 async fn isolate(field: &Arc<Field>, dice: &mut Dice, fault: &str, way: Way) {
     let time = cut_time(dice);
-    let Some((member, leader)) = target(field, dice).await else {
-        field.record(fault, &[], Skipped, "nobody leads");
-        return;
-    };
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(fault, &[&member.name], Skipped, "too few others are whole");
+    let Some((member, leader, _taken)) = take_node(field, dice, fault, MOSTLY_LEADERS).await else {
         return;
     };
     let links = around(field, &member, way);
@@ -289,8 +273,7 @@ pub(super) async fn ring(field: &Arc<Field>, dice: &mut Dice) {
     let others: Vec<_> = members.into_iter().filter(|it| it.id != first.id).collect();
     let second = Arc::clone(dice.pick(&others));
     // Each hears a majority, so nobody is broken by itself; but only one such cut at a time.
-    let Some(_taken) = field.take(&[first.id]) else {
-        field.record(FAULT, &[&first.name], Skipped, "too few others are whole");
+    let Some(_taken) = take(field, FAULT, &first) else {
         return;
     };
     let (a, b) = (first.name.as_str(), second.name.as_str());
@@ -300,12 +283,7 @@ pub(super) async fn ring(field: &Arc<Field>, dice: &mut Dice) {
 
 pub(super) async fn flap(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "flap";
-    let Some((member, _)) = target(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
-        return;
-    };
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
+    let Some((member, _, _taken)) = take_node(field, dice, FAULT, MOSTLY_LEADERS).await else {
         return;
     };
     let links = around(field, &member, Way::Both);
@@ -327,8 +305,7 @@ pub(super) async fn flap(field: &Arc<Field>, dice: &mut Dice) {
 
 pub(super) async fn cut_clients(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "cut-clients";
-    let Some((member, _)) = target(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
+    let Some(member) = find_node(field, dice, FAULT, MOSTLY_LEADERS).await else {
         return;
     };
     let name = member.name.as_str();
@@ -345,8 +322,7 @@ pub(super) async fn cut_clients(field: &Arc<Field>, dice: &mut Dice) {
 
 pub(super) async fn cut_workers(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "cut-workers";
-    let Some(leader) = some_leader(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
+    let Some(leader) = find_leader(field, dice, FAULT).await else {
         return;
     };
     let name = leader.member.name.as_str();
@@ -367,12 +343,7 @@ pub(super) async fn cut_workers(field: &Arc<Field>, dice: &mut Dice) {
 
 pub(super) async fn slow(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "slow-net";
-    let Some((member, _)) = target(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
-        return;
-    };
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
+    let Some((member, _, _taken)) = take_node(field, dice, FAULT, MOSTLY_LEADERS).await else {
         return;
     };
     let trouble = Trouble::Slow {
@@ -392,8 +363,7 @@ pub(super) async fn slow(field: &Arc<Field>, dice: &mut Dice) {
 
 pub(super) async fn reset(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "reset";
-    let Some((member, _)) = target(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
+    let Some(member) = find_node(field, dice, FAULT, MOSTLY_LEADERS).await else {
         return;
     };
     let count = field.network.reset(&member.name).await;
@@ -406,12 +376,7 @@ pub(super) async fn reset(field: &Arc<Field>, dice: &mut Dice) {
 
 pub(super) async fn truncate(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "truncate";
-    let Some((member, _)) = target(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
-        return;
-    };
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
+    let Some((member, _, _taken)) = take_node(field, dice, FAULT, MOSTLY_LEADERS).await else {
         return;
     };
     let mut links = around(field, &member, Way::Both);

@@ -6,14 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::aim::{MOSTLY_LEADERS, take_leader, take_node};
 use super::network::{
-    Way, all_around, around, cut_time, heal, heal_and_tell, in_force, install, lift, target,
+    Way, all_around, around, cut_time, heal, heal_and_tell, in_force, install, lift,
 };
-use super::process::{follow, is_gone, some_leader, start_again};
+use super::process::{follow, is_gone, start_again};
 use crate::clock::monotonic_ns;
 use crate::dice::Dice;
 use crate::network::Trouble;
-use crate::records::FaultStatus::{Indeterminate, Installed, Skipped};
+use crate::records::FaultStatus::{Indeterminate, Installed};
 use crate::run::Field;
 
 /// From a bad line to one on which hardly anything works, of a hundred packets.
@@ -25,12 +26,7 @@ pub(super) async fn loss(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "loss";
     let percent = *dice.pick(&LOST_PERCENT);
     let time = cut_time(dice);
-    let Some((member, _)) = target(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
-        return;
-    };
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
+    let Some((member, _, _taken)) = take_node(field, dice, FAULT, MOSTLY_LEADERS).await else {
         return;
     };
     let links = all_around(field, &member);
@@ -61,12 +57,7 @@ pub(super) async fn loss(field: &Arc<Field>, dice: &mut Dice) {
 pub(super) async fn duplicate(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "duplicate";
     let time = cut_time(dice);
-    let Some((member, _)) = target(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
-        return;
-    };
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
+    let Some((member, _, _taken)) = take_node(field, dice, FAULT, MOSTLY_LEADERS).await else {
         return;
     };
     let links = around(field, &member, Way::Both);
@@ -83,15 +74,10 @@ pub(super) async fn duplicate(field: &Arc<Field>, dice: &mut Dice) {
 pub(super) async fn half_open(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "half-open";
     let time = cut_time(dice);
-    let Some(leader) = some_leader(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
+    let Some((leader, _taken)) = take_leader(field, dice, FAULT).await else {
         return;
     };
     let name = leader.member.name.as_str();
-    let Some(_taken) = field.take(&[leader.member.id]) else {
-        field.record(FAULT, &[name], Skipped, "too few others are whole");
-        return;
-    };
     let mut links = around(field, &leader.member, Way::In);
     if dice.chance(50) {
         let one = dice.pick(&links).clone();
@@ -128,15 +114,10 @@ pub(super) async fn half_open(field: &Arc<Field>, dice: &mut Dice) {
 pub(super) async fn vanish(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "vanish";
     let away = Duration::from_millis(dice.between(AWAY_MS.0, AWAY_MS.1));
-    let Some((member, leader)) = target(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
+    let Some((member, leader, _taken)) = take_node(field, dice, FAULT, MOSTLY_LEADERS).await else {
         return;
     };
     let targets = [member.name.as_str()];
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &targets, Skipped, "too few others are whole");
-        return;
-    };
     let links = all_around(field, &member);
     let t = monotonic_ns();
     if let Err(cause) = field.network.set(&links, Trouble::Cut).await {

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::process::{MayEnd, some_follower, some_leader, start_again};
+use super::aim::{take, take_node};
+use super::process::{MayEnd, start_again};
 use crate::clock::monotonic_ns;
 use crate::dice::Dice;
 use crate::records::FaultStatus::{Healed, Indeterminate, Installed, Skipped};
@@ -26,22 +27,12 @@ pub(super) async fn kill_at_point(field: &Arc<Field>, dice: &mut Dice) {
     let nth = dice.between(1, NTH_MAX);
     let fails = FAILING.contains(&point.as_str()) && dice.chance(50);
     // Some points are on the way of one of the two only.
-    let leads = match point.split("::").next() {
-        Some("lead" | "grant" | "reply") => true,
-        Some("append") => false,
-        _ => dice.chance(60),
+    let leaders = match point.split("::").next() {
+        Some("lead" | "grant" | "reply") => 100,
+        Some("append") => 0,
+        _ => 60,
     };
-    let leader = some_leader(field, dice).await;
-    let member = match &leader {
-        Some(leader) if leads => Some(Arc::clone(&leader.member)),
-        _ => some_follower(field, dice).await,
-    };
-    let Some(member) = member else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
-        return;
-    };
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
+    let Some((member, leader, _taken)) = take_node(field, dice, FAULT, leaders).await else {
         return;
     };
     let _may_end = MayEnd::of(&member);
@@ -70,7 +61,7 @@ pub(super) async fn kill_at_point(field: &Arc<Field>, dice: &mut Dice) {
     if member.process.is_running() {
         return;
     }
-    if let Some(leader) = leader.filter(|it| it.member.id == member.id) {
+    if let Some(leader) = leader {
         super::process::follow(field, t, FAULT, &leader);
     }
     start_again(field, FAULT, &member).await;
@@ -94,8 +85,7 @@ pub(super) async fn jump(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "clock";
     let members = field.members();
     let member: Arc<Member> = Arc::clone(dice.pick(&members));
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
+    let Some(_taken) = take(field, FAULT, &member) else {
         return;
     };
     let moved = *dice.pick(&[

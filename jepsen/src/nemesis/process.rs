@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::aim::{some_leader, take, take_follower, take_leader, take_node};
 use crate::cluster::Process;
 use crate::dice::Dice;
 use crate::records::FaultStatus::{Healed, Indeterminate, Installed, Skipped};
@@ -34,27 +35,6 @@ fn down_for(field: &Field, dice: &mut Dice) -> Duration {
     Duration::from_millis(dice.between(0, most))
 }
 
-/// The leader of any group.
-pub(super) async fn some_leader(field: &Arc<Field>, dice: &mut Dice) -> Option<Leader> {
-    let group = dice.between(1, u64::from(field.options.partitions.max(1)));
-    field.leader(u32::try_from(group).unwrap_or(1)).await
-}
-
-/// A node that leads no group, as far as is known.
-pub(super) async fn some_follower(field: &Arc<Field>, dice: &mut Dice) -> Option<Arc<Member>> {
-    let mut leads = Vec::new();
-    for group in 1..=field.options.partitions {
-        leads.push(field.leader(group).await?.member.id);
-    }
-    let members = field.members();
-    let mut among = members.clone();
-    among.retain(|it| !leads.contains(&it.id));
-    if among.is_empty() {
-        among = members; // with several groups every node may lead one
-    }
-    Some(Arc::clone(dice.pick(&among)))
-}
-
 /// Begins to measure from a fault to the first step under a new leader.
 pub(super) fn follow(field: &Arc<Field>, t: u64, fault: &str, leader: &Leader) {
     let lost = failover::Lost {
@@ -70,15 +50,10 @@ pub(super) fn follow(field: &Arc<Field>, t: u64, fault: &str, leader: &Leader) {
 pub(super) async fn kill_leader(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "kill-leader";
     let down = down_for(field, dice);
-    let Some(leader) = some_leader(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
+    let Some((leader, _taken)) = take_leader(field, dice, FAULT).await else {
         return;
     };
     let member = Arc::clone(&leader.member);
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
-        return;
-    };
     let pid = member.process.pid();
     // The moment before the signal: what the dead leader did lies before it.
     let t = crate::clock::monotonic_ns();
@@ -103,16 +78,11 @@ pub(super) async fn kill_leader(field: &Arc<Field>, dice: &mut Dice) {
 /// Back before anybody can have elected another: the election's time has not passed, and its old connections are just being reset.
 pub(super) async fn kill_quick(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "kill-quick";
-    let Some(leader) = some_leader(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
+    let Some((leader, _taken)) = take_leader(field, dice, FAULT).await else {
         return;
     };
     let member = Arc::clone(&leader.member);
     let targets = [member.name.as_str()];
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &targets, Skipped, "too few others are whole");
-        return;
-    };
     let pid = member.process.pid();
     let t = crate::clock::monotonic_ns();
     if member.process.kill9().is_err() {
@@ -135,12 +105,7 @@ pub(super) async fn kill_quick(field: &Arc<Field>, dice: &mut Dice) {
 pub(super) async fn kill_follower(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "kill";
     let down = down_for(field, dice);
-    let Some(member) = some_follower(field, dice).await else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
-        return;
-    };
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
+    let Some((member, _taken)) = take_follower(field, dice, FAULT).await else {
         return;
     };
     kill(field, FAULT, &member);
@@ -236,8 +201,7 @@ pub(super) async fn rolling(field: &Arc<Field>) {
         if !field.faults_go_on() {
             return;
         }
-        let Some(_taken) = field.take(&[member.id]) else {
-            field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
+        let Some(_taken) = take(field, FAULT, &member) else {
             continue;
         };
         match stop(&member.process).await {
@@ -288,18 +252,7 @@ pub(super) async fn storm(field: &Arc<Field>, dice: &mut Dice) {
 pub(super) async fn pause(field: &Arc<Field>, dice: &mut Dice) {
     const FAULT: &str = "pause";
     let time = Duration::from_millis(*dice.pick(&PAUSES_MS));
-    let leads = dice.chance(70);
-    let leader = some_leader(field, dice).await.filter(|_| leads);
-    let member = match &leader {
-        Some(leader) => Some(Arc::clone(&leader.member)),
-        None => some_follower(field, dice).await,
-    };
-    let Some(member) = member else {
-        field.record(FAULT, &[], Skipped, "nobody leads");
-        return;
-    };
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
+    let Some((member, leader, _taken)) = take_node(field, dice, FAULT, 70).await else {
         return;
     };
     let what = if leader.is_some() {
@@ -398,8 +351,7 @@ pub(super) async fn clock(field: &Arc<Field>, dice: &mut Dice) {
     let time = Duration::from_millis(dice.between(CLOCK_FOR_MS.0, CLOCK_FOR_MS.1));
     let members = field.members();
     let member = Arc::clone(dice.pick(&members));
-    let Some(_taken) = field.take(&[member.id]) else {
-        field.record(FAULT, &[&member.name], Skipped, "too few others are whole");
+    let Some(_taken) = take(field, FAULT, &member) else {
         return;
     };
     if member.process.kill9().is_err() {

@@ -262,6 +262,23 @@ impl Core {
         rx
     }
 
+    /// Tells the members, and again whenever others are heard of. Ends with the core.
+    pub(crate) async fn on_members(&self, mut tell: impl FnMut(BTreeMap<NodeId, Member>)) {
+        let mut metrics = self.raft.server_metrics();
+        let mut told = None;
+        loop {
+            let config = Arc::clone(&metrics.borrow_and_update().membership_config);
+            if told.as_ref() != Some(config.log_id()) {
+                told = Some(*config.log_id());
+                let members = config.membership().nodes();
+                tell(members.map(|(id, it)| (NodeId(*id), it.clone())).collect());
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// On a leader, how long ago a quorum last acknowledged it. `None` elsewhere, or before the first time.
     pub(crate) fn quorum_ack_age(&self) -> Option<Duration> {
         quorum_ack_age(&self.raft.metrics().borrow_watched())

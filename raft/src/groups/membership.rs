@@ -228,7 +228,6 @@ impl<M: Machine> Groups<M> {
                 node.0
             )));
         }
-        self.peers.forget(node);
         Ok(())
     }
 

@@ -64,8 +64,12 @@ pub(super) async fn keep<M: Machine>(groups: Arc<Groups<M>>, replica: Replica<M>
             tend(&groups, &replica, &mut written).await;
         }
     };
+    let meeting = replica
+        .core
+        .on_members(|members| groups.meet(replica.group(), &members));
+    let tending = async { tokio::join!(meeting, tending) };
     tokio::select! {
-        () = tending => {}
+        _ = tending => {}
         index = found_wrong(&replica) => condemn(&replica, index).await,
         ended = replica.core.ended() => if let Some(cause) = ended {
             stopped_by_fault(&replica, &cause).await;
@@ -148,12 +152,6 @@ pub(crate) async fn tend<M: Machine>(groups: &Groups<M>, replica: &Replica<M>, w
     let (Some(applied), purged) = (status.applied, status.purged.unwrap_or(0)) else {
         return;
     };
-    for (id, member) in &status.members {
-        groups.door.learn(*id, member.incarnation);
-        if *id != groups.settings.node {
-            drop(groups.peers.meet(*id, member)); // a bad address shows in each call to it
-        }
-    }
     let now = groups.log.written_bytes(replica.group());
     let since = applied.saturating_sub(status.snapshot.unwrap_or(0));
     let keep = groups.settings.keep;

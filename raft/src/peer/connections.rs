@@ -159,9 +159,12 @@ impl Peers {
         self.all.read().values().cloned().collect()
     }
 
-    /// Drops the connections to a node that left.
-    pub(crate) fn forget(&self, id: NodeId) {
-        if self.all.write().remove(&id).is_some() {
+    /// Drops the connections to all but these.
+    pub(crate) fn keep(&self, these: impl Fn(NodeId) -> bool) {
+        let mut all = self.all.write();
+        let before = all.len();
+        all.retain(|id, _| these(*id));
+        if all.len() < before {
             self.met.send_modify(|count| *count += 1);
         }
     }

@@ -711,25 +711,33 @@ fn a_driver_whose_lease_is_lost_is_dropped() {
     assert_eq!((todo.fate, todo.advance.is_none()), (Fate::Drop, true));
 }
 
-#[test]
-fn a_function_that_ends_with_a_step_in_flight_is_kept_until_that_is_reported() {
-    let early = async |cx: Cx| {
+/// A function joins two steps and ends by the failure of the first; of the second this is known before. And what it says at its end.
+fn ended_by_one_of_two(second: Option<v1::StepResult>) -> (Driver, v1::Advance) {
+    let mut driver = driver(async |cx: Cx| {
         let (a, b) = (cx.step(A, 1), cx.step(B, 1));
         Ok(cx.join_all([a, b]).await?)
-    };
-    let mut driver = driver(early);
+    });
     let first = sent(driver.drive(drive(vec![], vec![])));
     driver.advanced(goes_on(&first, vec![grant(0, 10), grant(1, 11)]));
+    if let Some(result) = second {
+        driver.result(result);
+    }
     driver.result(came(0, 10, Came::Terminal(v1::Failure::default())));
     let mut todo = Todo::default();
     driver.advance(&mut todo);
     let failed = Became::Failed(v1::StepFailed::default());
-    let answer_to = sent(todo);
+    let told = sent(todo);
     let ending = sent(driver.advanced(v1::Advanced {
         deliveries: vec![delivery(1, vec![became(0, failed)])],
-        ..goes_on(&answer_to, vec![])
+        ..goes_on(&told, vec![])
     }));
     assert!(matches!(ending.intents[0].kind, Some(Asked::Fail(_))));
+    (driver, ending)
+}
+
+#[test]
+fn a_function_that_ends_with_a_step_in_flight_is_kept_until_that_is_reported() {
+    let (mut driver, ending) = ended_by_one_of_two(None);
     let todo = driver.advanced(answer(&ending, v1::AdvanceOutcome::Finished));
     assert_eq!((todo.fate, todo.advance.is_none()), (Fate::Drives, true));
     driver.result(came(1, 11, Came::Stopped(v1::Empty {})));
@@ -743,25 +751,8 @@ fn a_function_that_ends_with_a_step_in_flight_is_kept_until_that_is_reported() {
 
 #[test]
 fn a_grant_that_arrives_after_the_end_of_its_function_is_handed_back_and_not_begun() {
-    let both = async |cx: Cx| {
-        let (a, b) = (cx.step(A, 1), cx.step(B, 1));
-        Ok(cx.join_all([a, b]).await?)
-    };
-    let mut driver = driver(both);
-    let first = sent(driver.drive(drive(vec![], vec![])));
-    driver.advanced(goes_on(&first, vec![grant(0, 10), grant(1, 11)]));
-    let retried = v1::Retryable::default();
-    driver.result(came(1, 11, Came::Retryable(retried)));
-    driver.result(came(0, 10, Came::Terminal(v1::Failure::default())));
-    let mut todo = Todo::default();
-    driver.advance(&mut todo);
-    let failed = Became::Failed(v1::StepFailed::default());
-    let answer_to = sent(todo);
-    let ending = sent(driver.advanced(v1::Advanced {
-        deliveries: vec![delivery(1, vec![became(0, failed)])],
-        ..goes_on(&answer_to, vec![])
-    }));
-    assert!(matches!(ending.intents[0].kind, Some(Asked::Fail(_))));
+    let retried = came(1, 11, Came::Retryable(v1::Retryable::default()));
+    let (mut driver, ending) = ended_by_one_of_two(Some(retried));
     // The other step was granted once more before the end was committed; the answer overtakes the news of it.
     let todo = driver.advanced(answer(&ending, v1::AdvanceOutcome::Interrupted));
     assert_eq!((todo.fate, todo.advance.is_none()), (Fate::Drives, true));
