@@ -47,7 +47,7 @@ shipped: ## the release binary holds no planted bug and no failpoint, not even t
 	@$(ready)
 	cargo build --release --bin holdfast
 	scripts/shipped $(bin)
-chaos: ## random histories of the core and of whole clusters, then real processes under faults, judged (PROFILE=ci, night, release)
+chaos: ## random histories of the core and of whole clusters, then real processes under faults, judged (PROFILE=ci, night, rest, release)
 	@$(ready)
 	cargo build --release --bin holdfast
 	$(harness)

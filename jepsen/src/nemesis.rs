@@ -29,7 +29,7 @@ use crate::run::Field;
 const WATCH_EVERY: Duration = Duration::from_millis(200);
 
 /// A kind of fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// SIGKILL of a group's leader.
     KillLeader,

@@ -88,7 +88,8 @@ pub struct Run {
     /// A setting of every node, as NAME=VALUE of the environment
     #[arg(long)]
     node_env: Vec<String>,
-    /// A list of runs, one after the other: ci, night (every fault and every pair), release
+    /// A list of runs, one after the other: ci, night (every fault and every pair), rest (the pairs that no valid run in --store has
+    /// had), release
     #[arg(long)]
     profile: Option<String>,
     /// Which lines of the profile, counted from 0: FIRST.., or FIRST..END
@@ -112,7 +113,8 @@ impl Run {
     /// # Errors
     /// The exit code, after the reason was said.
     pub fn enter(&self) -> Result<(), u8> {
-        let lines = self.profile.as_deref().and_then(profiles::lines);
+        let lines = self.profile.as_deref();
+        let lines = lines.and_then(|it| profiles::lines(it, &self.store));
         let some = lines.iter().flatten();
         let some = some.filter_map(|it| self.of_line(it).ok());
         let wanted = self.net == Means::Spaces;
@@ -148,8 +150,8 @@ impl Run {
             }
             return code;
         };
-        let Some(lines) = profiles::lines(&profile) else {
-            trouble(&format!("{profile} is none of ci, night, release"));
+        let Some(lines) = profiles::lines(&profile, &self.store) else {
+            trouble(&format!("{profile} is none of ci, night, rest, release"));
             return BAD_ARGUMENTS;
         };
         let mut worst = VALID;
@@ -498,15 +500,16 @@ mod tests {
     #[test]
     fn every_line_of_every_profile_is_a_run() {
         let this = Line::try_parse_from(["run", "--seed", "7"]).unwrap().run;
-        for profile in ["ci", "night", "release"] {
-            for text in profiles::lines(profile).unwrap() {
+        let store = tempfile::tempdir().unwrap();
+        for profile in ["ci", "night", "rest", "release"] {
+            for text in profiles::lines(profile, store.path()).unwrap() {
                 let run = this.of_line(&text).unwrap();
                 let options = run.options(run.seed).unwrap();
                 assert_eq!(options.seed, 7);
                 assert!(options.command.ends_with("--seed 7"), "{}", options.command);
             }
         }
-        assert!(profiles::lines("noon").is_none());
+        assert!(profiles::lines("noon", store.path()).is_none());
     }
 
     #[test]
