@@ -95,30 +95,61 @@ fn taken(case: &Case<'_>, run: &str, journal: &FinalRun, sent: &[&Op], judge: &m
             judge.broken(|| story::of_run(case, &headline, run));
         }
     }
-    let mut last: BTreeMap<(u32, &str), (&Op, usize)> = BTreeMap::new();
-    for op in sent.iter().filter(|op| op.outcome == Outcome::Ok) {
+    in_order(case, run, &attempts(sent), &place, judge);
+}
+
+/// All that was tried to send one signal, and may have been taken: what was refused tells nothing of when its repeat was.
+struct Attempts<'a> {
+    /// The first of them.
+    op: &'a Op,
+    name: &'a str,
+    from: u64,
+    /// When it was known to have been taken.
+    by: Option<u64>,
+}
+
+/// By serial.
+fn attempts<'a>(sent: &[&'a Op]) -> BTreeMap<u64, Attempts<'a>> {
+    let mut all: BTreeMap<u64, Attempts<'a>> = BTreeMap::new();
+    for op in sent {
         let Some((_, name, _, serial)) = signal(op) else {
             continue;
         };
-        let Some(at) = place.get(&serial) else {
+        if !is_done(op) && op.outcome != Outcome::Info {
             continue;
-        };
-        let sender = (op.client, name);
-        if let Some((before, before_at)) = last.get(&sender)
-            && before.t_ret < op.t_inv
-            && at < before_at
-        {
-            let headline = format!(
-                "S12: client {} sent op {} before op {} to {run}, and they were taken the other way round",
-                op.client, before.id, op.id
-            );
-            judge.broken(|| story::of_run(case, &headline, run));
         }
-        if last
-            .get(&sender)
-            .is_none_or(|(_, before_at)| at > before_at)
-        {
-            last.insert(sender, (op, *at));
+        let (op, from, by) = (*op, op.t_inv, is_done(op).then_some(op.t_ret));
+        let it = all.entry(serial).or_insert(Attempts { op, name, from, by });
+        if from < it.from {
+            (it.op, it.from) = (op, from);
+        }
+        it.by = it.by.into_iter().chain(by).min();
+    }
+    all
+}
+
+/// Of one sender, what was known to have been taken before another was sent is taken before it.
+fn in_order(
+    case: &Case<'_>,
+    run: &str,
+    attempts: &BTreeMap<u64, Attempts<'_>>,
+    place: &BTreeMap<u64, usize>,
+    judge: &mut Judge,
+) {
+    let taken = attempts.iter();
+    let taken: Vec<_> = taken
+        .filter_map(|(serial, it)| Some((it, place.get(serial)?)))
+        .collect();
+    for (before, before_at) in &taken {
+        for (after, after_at) in &taken {
+            let one_sender = before.op.client == after.op.client && before.name == after.name;
+            if one_sender && before.by.is_some_and(|by| by < after.from) && after_at < before_at {
+                let headline = format!(
+                    "S12: client {} sent op {} before op {} to {run}, and they were taken the other way round",
+                    before.op.client, before.op.id, after.op.id
+                );
+                judge.broken(|| story::of_run(case, &headline, run));
+            }
         }
     }
 }

@@ -39,6 +39,27 @@ pub fn breaks(id: &str, sink: &str, change: impl Fn(&mut Store, &mut Dice) -> Op
     );
 }
 
+/// A change of a legal world that is legal too, as far as this invariant can tell.
+pub fn keeps(id: &str, sink: &str, change: impl Fn(&mut Store, &mut Dice) -> Option<()>) {
+    let mut tried = 0;
+    for seed in 0..SEEDS {
+        let mut store = legal(seed, sink);
+        if change(&mut store, &mut Dice(seed + 1_000)).is_none() {
+            continue;
+        }
+        store.sort();
+        tried += 1;
+        let report = check(&store);
+        let found = report.invariants.iter().find(|it| it.id == id).unwrap();
+        let valid = matches!(found.verdict, Verdict::Valid { .. });
+        assert!(valid, "seed {seed}: {:#?}", found.verdict);
+    }
+    assert!(
+        tried * 2 > SEEDS,
+        "only {tried} of {SEEDS} worlds could be changed"
+    );
+}
+
 pub fn any<T>(dice: &mut Dice, found: Vec<T>) -> Option<T> {
     let count = found.len();
     (count > 0).then(|| found.into_iter().nth(dice.pick(count)).unwrap())

@@ -2,9 +2,11 @@
 
 use holdfast_jepsen::checker::log::is_final;
 use holdfast_jepsen::checker::store::Store;
-use holdfast_jepsen::records::{Answer, Applied, Call, FinalRun, Op, Outcome, TapEvent, Work};
+use holdfast_jepsen::records::{
+    Answer, Applied, AppliedCommand, Call, FinalRun, Op, Outcome, TapEvent, Work,
+};
 
-use super::mutants::{any, breaks, entries, events, everywhere, everywhere_in, ops};
+use super::mutants::{any, breaks, entries, events, everywhere, everywhere_in, keeps, ops};
 use super::world::Dice;
 
 #[test]
@@ -341,35 +343,79 @@ fn a_signal_taken_twice_breaks_s12() {
     });
 }
 
+/// Another signal of the sender of some signal, to the same run, taken just before that one, and sent at this time; and which
+/// operation that one is.
+fn another_signal_taken_before(
+    store: &mut Store,
+    dice: &mut Dice,
+    sent: impl Fn(&Op) -> (u64, u64),
+) -> Option<usize> {
+    let found = ops(store, |op| matches!(op.call, Call::Signal { .. }));
+    let at = any(dice, found)?;
+    let mut another = store.history[at].clone();
+    (another.t_inv, another.t_ret) = sent(&another);
+    let Call::Signal {
+        run,
+        signal_id,
+        serial,
+        ..
+    } = &mut another.call
+    else {
+        return None;
+    };
+    let (run, first) = (run.clone(), *serial);
+    let request = std::mem::replace(signal_id, format!("{signal_id}-another"));
+    *serial = 90_000;
+    store.history.push(another);
+    let is_it = |it: &AppliedCommand| it.request.as_ref() == Some(&request);
+    for index in entries(store, is_it) {
+        everywhere(store, index, |line| {
+            let mut command = line.commands.iter().find(|it| is_it(it)).unwrap().clone();
+            command.request = Some(format!("{request}-another"));
+            line.commands.push(command);
+        });
+    }
+    everywhere_in(store, &run, |it| {
+        for row in &mut it.journal {
+            if let Some(at) = row.received.iter().position(|(_, serial)| *serial == first) {
+                row.received.insert(at, (row.received[at].0, 90_000));
+            }
+        }
+    });
+    Some(at)
+}
+
 #[test]
 fn signals_of_one_sender_in_the_wrong_order_break_s12() {
     breaks("S12", "idempotent", |store, dice| {
-        // A second signal of the same sender, sent later and taken first.
-        let sent = ops(store, |op| matches!(op.call, Call::Signal { .. }));
-        let mut later = store.history[any(dice, sent)?].clone();
-        let Call::Signal {
-            run,
-            signal_id,
-            serial,
-            ..
-        } = &mut later.call
-        else {
-            return None;
-        };
-        let (run, first) = (run.clone(), *serial);
-        (later.t_inv, later.t_ret) = (later.t_ret + 1, later.t_ret + 2);
-        *signal_id = format!("{signal_id}-later");
-        *serial = 90_000;
-        store.history.push(later);
-        everywhere_in(store, &run, |it| {
-            for row in &mut it.journal {
-                if let Some(at) = row.received.iter().position(|(_, serial)| *serial == first) {
-                    row.received.insert(at, (row.received[at].0, 90_000));
-                }
-            }
-        });
-        Some(())
+        another_signal_taken_before(store, dice, |op| (op.t_ret + 1, op.t_ret + 2)).map(drop)
     });
+}
+
+#[test]
+fn a_signal_that_was_refused_at_first_or_sent_again_keeps_s12() {
+    for again in [false, true] {
+        keeps("S12", "idempotent", |store, dice| {
+            let before = |op: &Op| (op.t_inv - 2, op.t_inv - 1);
+            let at = another_signal_taken_before(store, dice, before)?;
+            let mut op = store.history[at].clone();
+            if again {
+                let another = store.history.last().unwrap().clone();
+                (op.t_inv, op.t_ret) = (op.t_ret + 3, op.t_ret + 4);
+                store.history.push(Op {
+                    t_inv: op.t_ret + 1,
+                    t_ret: op.t_ret + 2,
+                    ..another
+                });
+            } else {
+                // Before the other one, and the run had not been started.
+                (op.t_inv, op.t_ret) = (op.t_inv - 4, op.t_inv - 3);
+                op.answer = Some(Answer::NoRun);
+            }
+            store.history.push(op);
+            Some(())
+        });
+    }
 }
 
 #[test]
