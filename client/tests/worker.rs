@@ -358,6 +358,24 @@ async fn a_worker_follows_the_leader_and_keeps_its_session() {
 }
 
 #[tokio::test]
+async fn a_node_that_welcomes_late_is_given_longer_the_next_time() {
+    let mut node = Node::start().await;
+    let client = node.client().await;
+    let working = Working::begin(worker(&client, async |_, n| Ok(n)));
+    let mut left = node.attached().await;
+    assert!(left.next().await.is_none(), "the worker tries anew");
+    let mut stream = node.attached().await;
+    // Longer than the first time, and all that a second worker in line may have to wait.
+    tokio::time::sleep(Duration::from_millis(1_300)).await;
+    stream.welcome(1);
+    stream.send(execute("charge", 9, 1));
+    let report = stream.report().await;
+    assert_eq!(report.fence, 9);
+    stream.reported(&report, ReportOutcome::Accepted);
+    tokio::join!(working.ended(), let_go(stream));
+}
+
+#[tokio::test]
 async fn a_worker_finds_nodes_that_joined_while_its_stream_stood() {
     let (mut one, mut two) = (Node::start().await, Node::start().await);
     let client = one.client().await;

@@ -196,11 +196,22 @@ impl Leader {
                 Some(answer) = self.answers.1.recv() => self.answered(answer).await,
                 Some(message) = self.inbox.recv() => self.told(message).await,
                 () = until(retry) => self.propose_epoch(),
-                _ = tick.tick(), if self.lead.epoch().is_some() => self.step(Input::Tick).await,
+                _ = tick.tick(), if self.lead.epoch().is_some() => {
+                    self.look_around();
+                    self.step(Input::Tick).await;
+                }
                 _ = slow.tick() => self.slow_tick().await,
             }
         }
         self.lose();
+    }
+
+    /// Workers of a leader without a quorum would wait for answers in vain: they are to find out who leads now. Should nobody, they
+    /// come back.
+    fn look_around(&self) {
+        if self.partition.replica.is_cut_off() {
+            self.partition.moved();
+        }
     }
 
     /// One input, and whatever follows from it.

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use tokio::sync::{Notify, mpsc};
 
 use holdfast_proto::v1::{self, to_worker::Message};
-use holdfast_raft::Replica;
+use holdfast_raft::{NodeId, Replica};
 use holdfast_scheduler::{
     effect::Needs,
     ids::{PartitionId, RunId},
@@ -44,10 +44,16 @@ pub struct Partition {
 }
 
 impl Partition {
+    /// Who leads, as far as this node knows. One that leads without a quorum does not know.
+    pub fn known_leader(&self) -> Option<NodeId> {
+        let leader = self.replica.status().leader;
+        leader.filter(|_| !self.replica.is_cut_off())
+    }
+
     /// How clients reach the node that leads, as far as this node knows.
     pub fn leader_address(&self) -> Option<String> {
+        let leader = self.known_leader()?;
         let status = self.replica.status();
-        let leader = status.leader?;
         status
             .members
             .get(&leader)

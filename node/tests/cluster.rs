@@ -38,6 +38,40 @@ fn short_leases(overrides: Overrides) -> Overrides {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_a_quorum_sends_its_workers_and_callers_to_look_for_another() {
+    let mut cluster = Cluster::formed(1).await;
+    let leader = cluster.leader(1).await;
+    let mut worker = cluster.worker(1).await;
+    for other in (0..3).filter(|nth| *nth != leader) {
+        cluster.nodes[other].stop().await;
+    }
+    let nobody = v1::Moved {
+        partition: 1,
+        address: String::new(),
+    };
+    assert_eq!(worker.next().await, Some(To::Moved(nobody.clone())));
+    assert!(worker.next().await.is_none(), "its stream has ended");
+    let again = Worker::attach(cluster.channel(leader), hello(1)).await;
+    assert_eq!(again.err(), Some(Some(To::Moved(nobody))));
+    let refused = cluster.runs(leader).start(start("order-1")).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (Code::Unavailable, "HF1001")
+    );
+    let told = cluster.admin(leader).topology(v1::TopologyRequest {}).await;
+    let told = told.unwrap().into_inner();
+    assert_eq!(
+        (told.leaders[0].node, told.leaders[0].api.as_str()),
+        (0, "")
+    );
+    let other = (0..3).find(|nth| *nth != leader).unwrap();
+    cluster.start_again(other).await;
+    cluster.leader(1).await;
+    cluster.worker(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_goes_from_start_to_finish() {
     let cluster = Cluster::formed(1).await;
     let mut worker = cluster.worker(1).await;

@@ -217,6 +217,12 @@ impl<M: Machine> Replica<M> {
         self.core.quorum_ack_age()
     }
 
+    /// Whether this node leads, and has heard from no quorum for a lease and the longest election after it: another may lead by now, and
+    /// whoever turns to this node would wait in vain.
+    pub fn is_cut_off(&self) -> bool {
+        self.core.is_cut_off()
+    }
+
     /// The wall clocks of the other nodes as heard last, as offsets from this node's in milliseconds.
     pub fn clock_offsets_ms(&self) -> Vec<i64> {
         self.core

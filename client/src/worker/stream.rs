@@ -33,8 +33,10 @@ use crate::call::Caller;
 const DRIVES_MAX: u64 = 2_048;
 /// Messages between this task and the connection.
 const OUT_MAX: usize = 4_096;
-/// A node that does not answer a Hello in this time is left for another.
+/// A node that does not answer a Hello in this time is left for another. Each time it is given twice as long, up to the second of
+/// these: one that a herd of workers turns to at once would else be left by all of them just before it comes to them, again and again.
 const WELCOME_WITHIN: Duration = Duration::from_secs(1);
+const WELCOME_WITHIN_MAX: Duration = Duration::from_secs(8);
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_LAST: Duration = Duration::from_millis(200);
 /// How much is taken from the queue before the connection is looked at again.
@@ -116,6 +118,7 @@ impl PartitionStream {
     /// Until the worker has left.
     pub(crate) async fn run(mut self) {
         let mut wait = RETRY_FIRST;
+        let mut patience = WELCOME_WITHIN;
         let mut address = None;
         while !self.left.is_cancelled() {
             let leader = match address.take() {
@@ -125,15 +128,16 @@ impl PartitionStream {
                     () = self.left.cancelled() => return, // nobody may ever lead
                 },
             };
-            match self.open(&leader).await {
+            match self.open(&leader, patience).await {
                 Ok(Opened::Stream(open)) => {
-                    wait = RETRY_FIRST;
+                    (wait, patience) = (RETRY_FIRST, WELCOME_WITHIN);
                     match self.serve(*open, &leader, &mut address).await {
                         Next::Done => return,
                         Next::Again => {}
                     }
                 }
                 Ok(Opened::Moved(to)) => address = to,
+                Ok(Opened::Late) => patience = (patience * 2).min(WELCOME_WITHIN_MAX),
                 Err(why) => {
                     tracing::debug!(partition = self.partition, leader, why, "no work stream");
                 }
@@ -146,7 +150,7 @@ impl PartitionStream {
         }
     }
 
-    async fn open(&mut self, address: &str) -> Result<Opened, String> {
+    async fn open(&mut self, address: &str, patience: Duration) -> Result<Opened, String> {
         let channel = self
             .caller
             .channel(address)
@@ -163,7 +167,7 @@ impl PartitionStream {
         out.try_send(first)
             .map_err(|_| "the stream is full at its start".to_owned())?;
         let call = grpc.attach(ReceiverStream::new(outgoing));
-        let within = tokio::time::timeout(WELCOME_WITHIN, async {
+        let within = tokio::time::timeout(patience, async {
             let mut replies = call
                 .await
                 .map_err(|status| status.to_string())?
@@ -174,9 +178,10 @@ impl PartitionStream {
                 .map_err(|status| status.to_string())?;
             Ok::<_, String>((first, replies))
         });
-        let (first, replies) = within
-            .await
-            .map_err(|_| "no answer to Hello".to_owned())??;
+        let Ok(answered) = within.await else {
+            return Ok(Opened::Late);
+        };
+        let (first, replies) = answered?;
         match first.and_then(|it| it.message) {
             Some(To::Welcome(welcome)) => {
                 let open = self.welcomed(welcome, (out, replies), sent_at, (runs, steps));
@@ -499,6 +504,8 @@ impl PartitionStream {
 enum Opened {
     Stream(Box<Open>),
     Moved(Option<String>),
+    /// It did not answer in time.
+    Late,
 }
 
 impl Open {

@@ -199,14 +199,11 @@ impl ClusterApi {
     }
 
     fn leaders(&self) -> Vec<v1::PartitionLeader> {
-        let leader = |partition: &Arc<Partition>| {
-            let status = partition.replica.status();
-            v1::PartitionLeader {
-                partition: partition.group,
-                node: status.leader.map_or(0, |node| node.0),
-                api: partition.leader_address().unwrap_or_default(),
-                term: status.term,
-            }
+        let leader = |partition: &Arc<Partition>| v1::PartitionLeader {
+            partition: partition.group,
+            node: partition.known_leader().map_or(0, |node| node.0),
+            api: partition.leader_address().unwrap_or_default(),
+            term: partition.replica.status().term,
         };
         self.0.partitions.all().iter().map(leader).collect()
     }

@@ -77,6 +77,9 @@ impl Api {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         self.disk.verify_proposals()?;
+        if partition.replica.is_cut_off() {
+            return Err(status::not_leader(partition.group, None));
+        }
         match proposed(partition, ask).await {
             Ok((Reply::Rejected(rejected), _)) => Err(status::rejected(&rejected)),
             Ok((Reply::Quarantined, _)) => Err(status::quarantined()),

@@ -167,6 +167,9 @@ impl Worker {
         }
         let attach = wire::attach(hello).map_err(|it| refused(&it))?;
         let asked = attach.session;
+        if self.partition.replica.is_cut_off() {
+            return Err(self.partition.moved_message());
+        }
         match self
             .partition
             .replica

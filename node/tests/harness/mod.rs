@@ -220,6 +220,12 @@ impl Cluster {
         self.nodes.len() - 1
     }
 
+    /// A node that was stopped.
+    pub async fn start_again(&mut self, node: usize) {
+        let overrides = self.nodes[node].overrides.clone();
+        self.nodes[node] = TestNode::start(overrides).await;
+    }
+
     pub async fn restart_all(&mut self, set: impl Fn(Overrides) -> Overrides) {
         for it in &mut self.nodes {
             if it.is_up() {

@@ -142,6 +142,8 @@ pub(crate) struct Core {
     pub(crate) peers: Arc<Peers>,
     pub(crate) state: Arc<dyn StateSide>,
     pub(crate) transfers: Arc<Transfers>,
+    /// A leader that no quorum has acknowledged for so long may have a successor: a lease, and the longest election after it.
+    cut_off_after: Duration,
     /// The term that the log knew at the start. Consensus reports none until it has run for a moment.
     term_at_start: u64,
     /// The vote of the leader against whom this node has taken over last: at most once per leader term.
@@ -182,6 +184,7 @@ impl Core {
             peers: parts.peers,
             state: parts.state,
             transfers: parts.transfers,
+            cut_off_after: parts.profile.lease() + parts.profile.figures().election_max,
             term_at_start,
             taken_over: parking_lot::Mutex::default(),
         }))
@@ -282,6 +285,12 @@ impl Core {
     /// On a leader, how long ago a quorum last acknowledged it. `None` elsewhere, or before the first time.
     pub(crate) fn quorum_ack_age(&self) -> Option<Duration> {
         quorum_ack_age(&self.raft.metrics().borrow_watched())
+    }
+
+    /// Whether this node leads, and has heard from no quorum for so long that another may lead by now.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.quorum_ack_age()
+            .is_some_and(|age| age >= self.cut_off_after)
     }
 
     pub(crate) fn status(&self) -> Status {
