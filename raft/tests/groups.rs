@@ -101,7 +101,12 @@ async fn next_commit(seats: Seats, gone: u64) -> Duration {
         {
             return began.elapsed();
         }
-        assert!(began.elapsed() < PATIENCE, "nobody took over");
+        let left = || seats.replicas(1).into_iter().map(|it| it.1.status());
+        assert!(
+            began.elapsed() < PATIENCE,
+            "nobody took over: {:#?}",
+            left().collect::<Vec<_>>()
+        );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
