@@ -150,6 +150,8 @@ async fn without_takeover_a_dead_leader_is_followed_after_its_lease() {
         ..How::default()
     };
     let mut cluster = Cluster::formed_as(1, how).await;
+    // Before that nobody but the leader may know who belongs to the group.
+    cluster.propose(1, &add(new_id())).await;
     let leader = cluster.leader(1).await;
     let commit = next_commit(cluster.seats.clone(), leader);
     let (waited, ()) = tokio::join!(commit, cluster.node_mut(leader).kill());
@@ -288,10 +290,19 @@ async fn a_node_that_starts_again_reads_at_once_under_a_leader_that_joined_later
     cluster.node_mut(follower).stop().await;
     cluster.node_mut(follower).start().await;
     let replica = cluster.node(follower).replica(1);
-    let mut led = replica.watch_leader();
-    let by_four = led.wait_for(|it| it.leader == Some(NodeId(4)));
-    within(by_four).await.unwrap();
-    let (found, _) = replica.read(Freshness::Linear, count).await.unwrap();
+    let groups = Arc::clone(cluster.node(follower).groups());
+    until("a connection to its leader", || {
+        groups.connected().contains(&NodeId(4))
+    })
+    .await;
+    let began = Instant::now();
+    let found = loop {
+        match replica.read(Freshness::Linear, count).await {
+            Ok((found, _)) => break found,
+            Err(why) => assert!(began.elapsed() < PATIENCE, "{why}"),
+        }
+        tokio::time::sleep(AGAIN).await;
+    };
     assert_eq!(found, 1);
 
     let gone = (1..=3).find(|id| *id != follower).unwrap();
