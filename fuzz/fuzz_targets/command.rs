@@ -1,4 +1,4 @@
-//! Any bytes as one command inside a batch: a command or a fault, and its own account of its size holds.
+//! Any bytes as one command inside a batch: a command or a fault, and a command comes back from its bytes.
 
 #![no_main]
 
@@ -18,15 +18,10 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     else {
         panic!("a batch was read as something else");
     };
-    let bytes = log::encode_batch(entry.level, *epoch, *proposed_at, commands);
+    let commands: Vec<_> = commands.iter().map(log::encode_command).collect();
+    let bytes = log::encode_batch(entry.level, *epoch, *proposed_at, &commands);
     assert_eq!(
         log::decode(bytes.clone()).expect("what was written can be read"),
         entry
-    );
-    let empty = log::encode_batch(entry.level, *epoch, *proposed_at, []);
-    let counted: usize = commands.iter().map(log::command_bytes).sum();
-    assert!(
-        bytes.len() <= empty.len() + counted,
-        "a command is larger than it says"
     );
 });

@@ -66,7 +66,8 @@ pub fn as_message(which: u8, bytes: &[u8]) {
 /// What a client asks for must be in the log as it was understood.
 fn stored(ask: Ask) {
     let commands = [Command::Ask(ask)];
-    let bytes = log::encode_batch(FeatureLevel(1), Epoch(1), Timestamp(1), &commands);
+    let encoded = [log::encode_command(&commands[0])];
+    let bytes = log::encode_batch(FeatureLevel(1), Epoch(1), Timestamp(1), &encoded);
     let entry = log::decode(bytes).expect("what was written can be read");
     let holdfast_scheduler::entry::Body::Batch { commands: read, .. } = entry.body else {
         panic!("a batch was read as something else");

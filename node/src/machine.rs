@@ -11,12 +11,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
 use holdfast_proto::domain::{keys, log, rows as stored};
-use holdfast_raft::{Applied, Fault, Machine, Overlay, RowSnapshot, StorageFault};
+use holdfast_raft::{Applied, Encoded, Fault, Machine, Overlay, RowSnapshot, StorageFault};
 use holdfast_scheduler::{
     apply::{LEVEL_MAX, apply},
-    bounds,
     effect::Effect,
     entry::{Ask, BecomeLeader, Body, Command, Duty, Entry},
     ids::{Epoch, IntentNo, LogIndex, RunId, SessionId},
@@ -89,36 +89,27 @@ impl Machine for Engine {
     type Effect = Effect;
     type Dirty = Dirty;
 
-    fn command_bytes(command: &Proposal) -> usize {
+    fn encode(command: &Proposal) -> Encoded {
         match command {
-            Proposal::Command(command) => log::command_bytes(command),
-            // As large as a command may be, so that the proposer cuts an entry before it and another behind it.
-            Proposal::BecomeLeader(_) => bounds::COMMAND_BYTES_MAX,
+            Proposal::Command(command) => Encoded::Item(log::encode_command(command)),
+            Proposal::BecomeLeader(it) => Encoded::Entry(log::encode(&Entry {
+                level: LEVEL_MAX,
+                body: Body::BecomeLeader(it.clone()),
+            })),
         }
     }
 
-    fn encode(epoch: u64, proposed_at_ms: u64, commands: &[Proposal]) -> Bytes {
-        if let [Proposal::BecomeLeader(it)] = commands {
-            return log::encode(&Entry {
-                level: LEVEL_MAX,
-                body: Body::BecomeLeader(it.clone()),
-            });
-        }
-        let commands = commands.iter().map(|proposal| match proposal {
-            Proposal::Command(command) => command,
-            Proposal::BecomeLeader(_) => unreachable!("a BecomeLeader weighs a whole entry"),
-        });
-        log::encode_batch(LEVEL_MAX, Epoch(epoch), Timestamp(proposed_at_ms), commands)
+    fn entry(epoch: u64, proposed_at_ms: u64, items: &[Bytes]) -> Bytes {
+        log::encode_batch(LEVEL_MAX, Epoch(epoch), Timestamp(proposed_at_ms), items)
     }
 
     fn apply(
         &mut self,
         rows: &mut Overlay<'_>,
         at: u64,
-        entry: &[u8],
+        entry: &Bytes,
     ) -> Result<Applied<Reply, Effect>, Fault> {
-        let entry =
-            log::decode(Bytes::copy_from_slice(entry)).map_err(|cause| Fault(cause.to_string()))?;
+        let entry = log::decode(entry.clone()).map_err(|cause| Fault(cause.to_string()))?;
         let mut rows = OverlayRows {
             overlay: rows,
             cache: &self.cache,
@@ -182,8 +173,8 @@ impl Machine for Engine {
 /// Decoded rows of the kinds that are read again soon. When the younger half is full, the older half goes.
 #[derive(Debug, Default)]
 struct Cache {
-    young: HashMap<Key, Option<Row>>,
-    old: HashMap<Key, Option<Row>>,
+    young: HashMap<Key, Option<Row>, RandomState>,
+    old: HashMap<Key, Option<Row>, RandomState>,
 }
 
 impl Cache {
@@ -285,18 +276,18 @@ impl ReadRows for OverlayRows<'_, '_> {
 }
 
 impl Rows for OverlayRows<'_, '_> {
-    fn put(&mut self, key: &Key, row: &Row) {
-        self.note_admissions(key, row);
-        self.overlay.put(keys::encode(key), stored::encode(row));
-        if Cache::keeps(key) {
-            self.cache.borrow_mut().put(key.clone(), Some(row.clone()));
+    fn put(&mut self, key: Key, row: Row) {
+        self.note_admissions(&key, &row);
+        self.overlay.put(keys::encode(&key), stored::encode(&row));
+        if Cache::keeps(&key) {
+            self.cache.borrow_mut().put(key, Some(row));
         }
     }
 
-    fn delete(&mut self, key: &Key) {
-        self.overlay.delete(keys::encode(key));
-        if Cache::keeps(key) {
-            self.cache.borrow_mut().put(key.clone(), None);
+    fn delete(&mut self, key: Key) {
+        self.overlay.delete(keys::encode(&key));
+        if Cache::keeps(&key) {
+            self.cache.borrow_mut().put(key, None);
         }
     }
 }
@@ -384,7 +375,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_become_leader_weighs_a_whole_entry_and_is_encoded_alone() {
+    fn a_become_leader_is_an_entry_by_itself() {
         let name = |text| Name::new(text).unwrap();
         let levels = (LEVEL_MAX, LEVEL_MAX);
         let (node, anchor) = (NodeId(1), Timestamp(7));
@@ -396,8 +387,10 @@ mod tests {
             anchor,
         };
         let proposal = Proposal::BecomeLeader(it.clone());
-        assert_eq!(Engine::command_bytes(&proposal), bounds::COMMAND_BYTES_MAX);
-        let entry = log::decode(Engine::encode(0, 0, &[proposal])).unwrap();
+        let Encoded::Entry(bytes) = Engine::encode(&proposal) else {
+            panic!("it is an item among others");
+        };
+        let entry = log::decode(bytes).unwrap();
         assert_eq!(entry.body, Body::BecomeLeader(it));
     }
 

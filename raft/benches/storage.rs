@@ -10,12 +10,11 @@ use std::sync::mpsc::channel;
 use bytes::{BufMut, BytesMut};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::executor::block_on;
-use holdfast_raft::Machine;
 use holdfast_raft::log::rocks::RocksLog;
 use holdfast_raft::log::{LogBackend, LogOp};
 use holdfast_raft::state::{GroupState, StateDb};
 use holdfast_raft::types::{EntryKind, GroupId, NodeId, StoredEntry};
-use support::{Command, Register, log_id, to_apply};
+use support::{Command, Register, entry_of, log_id, to_apply};
 use uuid::Uuid;
 
 const GROUP: GroupId = GroupId(1);
@@ -35,7 +34,7 @@ fn entry(index: u64, commands: u64) -> StoredEntry {
     StoredEntry {
         id: log_id(1, index),
         kind: EntryKind::Normal,
-        payload: Register::encode(0, 0, &commands),
+        payload: entry_of(&commands),
     }
 }
 

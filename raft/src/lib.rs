@@ -34,7 +34,7 @@ pub use error::{ProposeError, ReadError, StorageFault};
 pub use groups::{
     FormError, Formed, Groups, Keep, MakeMachine, MemberError, Named, OpenError, Seams, Settings,
 };
-pub use machine::{Applied, Fault, Machine};
+pub use machine::{Applied, Encoded, Fault, Machine};
 pub use peer::identity::{Member, NodeRef, Reservation};
 pub use replica::{ChangeError, Freshness, Hint, Replica, Status};
 pub use seams::{Clock, Entropy, Stamp};

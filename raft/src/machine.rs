@@ -23,6 +23,23 @@ pub struct Applied<R, E> {
     pub effects: Vec<E>,
 }
 
+/// A command as it goes into the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Encoded {
+    /// One item of an entry, among others.
+    Item(Bytes),
+    /// An entry by itself.
+    Entry(Bytes),
+}
+
+impl Encoded {
+    /// Its size in bytes.
+    pub(crate) fn len(&self) -> usize {
+        let (Self::Item(bytes) | Self::Entry(bytes)) = self;
+        bytes.len()
+    }
+}
+
 /// The engine under consensus.
 pub trait Machine: Send + Sized + 'static {
     /// One item of an entry.
@@ -34,11 +51,11 @@ pub trait Machine: Send + Sized + 'static {
     /// What to read again when an effect found no room.
     type Dirty: Ord + Send + 'static;
 
-    /// How many bytes `command` takes inside an entry.
-    fn command_bytes(command: &Self::Command) -> usize;
+    /// `command` as it goes into the log.
+    fn encode(command: &Self::Command) -> Encoded;
 
-    /// One entry.
-    fn encode(epoch: u64, proposed_at_ms: u64, commands: &[Self::Command]) -> Bytes;
+    /// One entry of these items.
+    fn entry(epoch: u64, proposed_at_ms: u64, items: &[Bytes]) -> Bytes;
 
     /// Applies the entry at log index `at`.
     ///
@@ -48,7 +65,7 @@ pub trait Machine: Send + Sized + 'static {
         &mut self,
         rows: &mut Overlay<'_>,
         at: u64,
-        entry: &[u8],
+        entry: &Bytes,
     ) -> Result<Applied<Self::Reply, Self::Effect>, Fault>;
 
     /// The entry at `at` counts, also one that holds no commands; `digest` is the running one after it. Nobody was told yet.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use metrics::Histogram;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -17,7 +18,7 @@ use crate::adapter::core::{Core, Hint, Outcome};
 use crate::adapter::stages;
 use crate::error::ProposeError;
 use crate::failpoints;
-use crate::machine::Machine;
+use crate::machine::{Encoded, Machine};
 use crate::seams::Stamp;
 use crate::types::{GroupId, NodeId, Position};
 
@@ -43,8 +44,7 @@ pub(crate) type Done<M> =
     Box<dyn FnOnce(Result<(<M as Machine>::Reply, Position), ProposeError>) + Send>;
 
 struct Queued<M: Machine> {
-    command: M::Command,
-    bytes: usize,
+    command: Encoded,
     since: Instant,
     done: Done<M>,
 }
@@ -74,6 +74,10 @@ pub(crate) struct Proposer<M: Machine> {
     work: Notify,
     /// How long an entry's first command has waited.
     queued: Histogram,
+    /// Commands of an entry.
+    sizes: Histogram,
+    /// From an entry to its replies.
+    commits: Histogram,
 }
 
 impl<M: Machine> Proposer<M> {
@@ -99,19 +103,22 @@ impl<M: Machine> Proposer<M> {
             waiting: Mutex::new(waiting),
             work: Notify::new(),
             queued: stages::histogram(group, "queued"),
+            sizes: metrics::histogram!("holdfast_raft_entry_commands", "group" => group.0.to_string()),
+            commits: metrics::histogram!("holdfast_raft_commit_duration_seconds", "group" => group.0.to_string()),
         })
     }
 
     /// Takes a command, or answers at once why not.
     pub(crate) fn propose(&self, command: M::Command, done: Done<M>) {
         let hint = *self.hints.borrow();
-        let bytes = M::command_bytes(&command);
         if !hint.is_self {
             return done(Err(ProposeError::NotLeader {
                 group: self.group,
                 leader: hint.leader,
             }));
         }
+        let command = M::encode(&command);
+        let bytes = command.len();
         if bytes > COMMAND_BYTES_MAX {
             return done(Err(ProposeError::TooLarge {
                 bytes,
@@ -136,7 +143,6 @@ impl<M: Machine> Proposer<M> {
         waiting.bytes += bytes;
         waiting.commands.push_back(Queued {
             command,
-            bytes,
             since: Instant::now(),
             done,
         });
@@ -227,12 +233,16 @@ impl<M: Machine> Proposer<M> {
             return Cut::Nothing;
         }
         let (mut count, mut bytes) = (0, 0);
-        for queued in waiting.commands.iter().take(COMMANDS_PER_ENTRY_MAX) {
-            if count > 0 && bytes + queued.bytes > ENTRY_BYTES_MAX {
+        for Queued { command, .. } in waiting.commands.iter().take(COMMANDS_PER_ENTRY_MAX) {
+            let alone = matches!(command, Encoded::Entry(_));
+            if count > 0 && (alone || bytes + command.len() > ENTRY_BYTES_MAX) {
                 break;
             }
-            bytes += queued.bytes;
+            bytes += command.len();
             count += 1;
+            if alone {
+                break;
+            }
         }
         waiting.bytes -= bytes;
         Cut::Entry(waiting.commands.drain(..count).collect())
@@ -243,7 +253,7 @@ impl<M: Machine> Proposer<M> {
             self.queued.record(first.since.elapsed());
         }
         let hint = *self.hints.borrow();
-        let (commands, dones): (Vec<M::Command>, Vec<Done<M>>) =
+        let (commands, dones): (Vec<Encoded>, Vec<Done<M>>) =
             entry.into_iter().map(|it| (it.command, it.done)).unzip();
         if !hint.is_self {
             return refuse::<M>(
@@ -254,19 +264,27 @@ impl<M: Machine> Proposer<M> {
                 },
             );
         }
-        let group = self.group.0.to_string();
         #[expect(clippy::cast_precision_loss, reason = "a histogram of at most 512")]
-        metrics::histogram!("holdfast_raft_entry_commands", "group" => group)
-            .record(commands.len() as f64);
-        let (epoch, at_ms) = self.stamp.stamp();
-        let batch = M::encode(epoch, at_ms, &commands);
-        drop(commands);
+        self.sizes.record(commands.len() as f64);
+        let batch = self.entry_of(commands);
         let proposer = Arc::clone(self);
         let number = self.took_off(dones);
         let done = move |outcome| proposer.landed(number, outcome);
         self.core
             .write(batch, Some((hint.term, self.this)), done)
             .await;
+    }
+
+    fn entry_of(&self, commands: Vec<Encoded>) -> Bytes {
+        let mut items = Vec::with_capacity(commands.len());
+        for command in commands {
+            match command {
+                Encoded::Item(item) => items.push(item),
+                Encoded::Entry(entry) => return entry, // it was cut alone
+            }
+        }
+        let (epoch, at_ms) = self.stamp.stamp();
+        M::entry(epoch, at_ms, &items)
     }
 
     /// One entry more in flight; its number among them.
@@ -298,8 +316,7 @@ impl<M: Machine> Proposer<M> {
         let label = group.0.to_string();
         let result = match outcome {
             Outcome::Applied { index, replies } => {
-                metrics::histogram!("holdfast_raft_commit_duration_seconds", "group" => label.clone())
-                    .record(began.elapsed());
+                self.commits.record(began.elapsed());
                 failpoints::reach("reply::before");
                 match replies.downcast::<Vec<M::Reply>>() {
                     Ok(replies) if replies.len() == dones.len() => {

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt;
 use holdfast_raft::state::{Blocks, GroupState, Row, SnapData, SnapMeta, StateDb};
+use holdfast_raft::testing;
 use holdfast_raft::types::{EntryKind, GroupId, NodeId, StoredEntry};
-use holdfast_raft::{Machine, testing};
 use parking_lot::Mutex;
-use support::{Command, Register, add, count, entry, image, last, log_id, to_apply};
+use support::{Command, Register, add, count, entry, entry_of, image, last, log_id, to_apply};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -137,7 +137,7 @@ fn random_log(seed: u64, count: u64) -> Vec<StoredEntry> {
         let (kind, payload) = match chance.below(20) {
             0 => (EntryKind::Blank, Bytes::new()),
             1 => (EntryKind::Membership, Bytes::from_static(b"members")),
-            _ => (EntryKind::Normal, Register::encode(0, 0, &commands)),
+            _ => (EntryKind::Normal, entry_of(&commands)),
         };
         StoredEntry {
             id: log_id(1 + index / 50, index),
@@ -281,20 +281,16 @@ async fn a_snapshot_is_of_one_moment_under_a_hammering_writer() {
 async fn a_snapshot_misses_no_row_of_any_file() {
     let place = Place::new();
     let rows = (0..120).map(|index| StoredEntry {
-        payload: Register::encode(
-            0,
-            0,
-            &[Command::Add {
-                id: index,
-                ballast: 10_000,
-            }],
-        ),
+        payload: entry_of(&[Command::Add {
+            id: index,
+            ballast: 10_000,
+        }]),
         ..entry(1, index)
     });
     place.apply(&rows.collect::<Vec<_>>()).await;
     drop(place.snapshot().await); // one file with all kinds of rows
     let passes = StoredEntry {
-        payload: Register::encode(0, 0, &[Command::Pass]),
+        payload: entry_of(&[Command::Pass]),
         ..entry(1, 120)
     };
     place.apply(&[passes]).await;
@@ -367,7 +363,7 @@ async fn an_install_aborted_at_any_step_leaves_the_old_state_or_the_new_one() {
         }
         // It goes on from there, and nothing is left of what did not come to be.
         let next = log_id(9, found.1 + 1);
-        let payload = Register::encode(0, 0, &[add(1)]);
+        let payload = entry_of(&[add(1)]);
         let kind = EntryKind::Normal;
         place
             .apply(&[StoredEntry {

@@ -55,7 +55,7 @@ pub fn apply<R: Rows>(
             let goes_back = seeded::armed(Bug::ClockGoesBack) && *proposed_at < group.clock;
             if *proposed_at > group.clock || goes_back {
                 group.clock = *proposed_at;
-                rows.put(&Key::Group, &Row::Group(group.clone()));
+                rows.put(Key::Group, Row::Group(group.clone()));
             }
             let mut turn = Turn::open(rows, orders, at, group.clock, group.incarnation);
             let mut replies = Vec::with_capacity(commands.len());

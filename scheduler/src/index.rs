@@ -14,14 +14,14 @@ use crate::{
     values::{limit::Limit, run::Run},
 };
 
-/// Derives index rows, counters and `RunChanged` from the run rows that the current command changed.
+/// Derives index rows, counters and `RunChanged` from the run rows that the current command changed, and names these.
 ///
 /// # Errors
 /// `Fault`: a row cannot be decoded.
-pub fn derive<R: Rows>(turn: &mut Turn<'_, R>) -> Result<(), Fault> {
+pub fn derive<R: Rows>(turn: &mut Turn<'_, R>) -> Result<Vec<RunChange>, Fault> {
     let changes = turn.changed_runs()?;
     count_waiters(turn, &changes)?;
-    for change in changes {
+    for change in &changes {
         let before = change.before.as_deref().map(Run::status);
         let after = change.after.as_deref().map(Run::status);
         let done = match after {
@@ -45,7 +45,7 @@ pub fn derive<R: Rows>(turn: &mut Turn<'_, R>) -> Result<(), Fault> {
             && Some(status) != before
         {
             turn.effect(Effect::RunChanged {
-                run: change.id,
+                run: change.id.clone(),
                 status,
                 ended: done.map(|it| Ended {
                     workflow: it.workflow.clone(),
@@ -55,7 +55,7 @@ pub fn derive<R: Rows>(turn: &mut Turn<'_, R>) -> Result<(), Fault> {
             });
         }
     }
-    Ok(())
+    Ok(changes)
 }
 
 /// How the queue of a limit changed: places that went, places that came.

@@ -166,9 +166,9 @@ pub trait ReadRows {
 /// Rows as `apply` writes them.
 pub trait Rows: ReadRows {
     /// Stores a row.
-    fn put(&mut self, key: &Key, row: &Row);
+    fn put(&mut self, key: Key, row: Row);
     /// Removes a row, if there is one.
-    fn delete(&mut self, key: &Key);
+    fn delete(&mut self, key: Key);
 }
 
 /// Rows in memory, for tests, the model and the test kit.
@@ -224,11 +224,11 @@ impl ReadRows for MemRows {
 }
 
 impl Rows for MemRows {
-    fn put(&mut self, key: &Key, row: &Row) {
-        self.0.insert(key.clone(), row.clone());
+    fn put(&mut self, key: Key, row: Row) {
+        self.0.insert(key, row);
     }
-    fn delete(&mut self, key: &Key) {
-        self.0.remove(key);
+    fn delete(&mut self, key: Key) {
+        self.0.remove(&key);
     }
 }
 

@@ -115,19 +115,18 @@ impl<'a, R: Rows> Turn<'a, R> {
                     "a refused command has written something"
                 );
             }
-            index::derive(self)?;
-            Ok(reply)
+            Ok((reply, index::derive(self)?))
         }));
         match result {
-            Ok(Ok(reply)) => {
-                self.keep()?;
+            Ok(Ok((reply, changes))) => {
+                self.keep(&changes);
                 Ok(reply)
             }
             Ok(Err(fault)) => Err(fault),
             Err(_) => {
                 if seeded::armed(Bug::PanicKeepsHalfItsRows) {
                     self.pending.retain(|key, _| !matches!(key, Key::Run(_)));
-                    self.keep()?;
+                    self.keep(&[]);
                 }
                 self.pending.clear();
                 self.staged.clear();
@@ -146,30 +145,25 @@ impl<'a, R: Rows> Turn<'a, R> {
                 "command {slot} of log entry {at} broke a rule of Holdfast"
             ));
             self.store_run(run);
-            index::derive(self)?;
-            self.keep()?;
+            let changes = index::derive(self)?;
+            self.keep(&changes);
         }
         Ok(())
     }
 
-    /// From here on the writes so far count.
-    fn keep(&mut self) -> Result<(), Fault> {
+    /// From here on the writes so far count; `changes` are the runs among them.
+    fn keep(&mut self, changes: &[RunChange]) {
+        for RunChange { before, after, .. } in changes {
+            self.orders
+                .change(before.as_deref(), after.as_deref(), &mut self.staged);
+        }
         for (key, row) in std::mem::take(&mut self.pending) {
-            if let Key::Run(id) = &key {
-                let old = self.rows.run(id)?;
-                let new = match &row {
-                    Some(Row::Run(run)) => Some(&**run),
-                    _ => None,
-                };
-                self.orders.change(old.as_deref(), new, &mut self.staged);
-            }
             match row {
-                Some(row) => self.rows.put(&key, &row),
-                None => self.rows.delete(&key),
+                Some(row) => self.rows.put(key, row),
+                None => self.rows.delete(key),
             }
         }
         self.effects.append(&mut self.staged);
-        Ok(())
     }
 
     /// Run rows changed by the current command: id, before, after.

@@ -399,9 +399,12 @@ fn outbound(
     partition: Arc<Partition>,
     queue: mpsc::Receiver<Out>,
 ) -> BoxStream<'static, Result<v1::ToWorker, Status>> {
+    let outcomes = (0..).map_while(|number| v1::AdvanceOutcome::try_from(number).ok());
+    let counter = |outcome: v1::AdvanceOutcome| metrics::counter!("holdfast_advances_total", "outcome" => outcome.as_str_name());
     let encoder = Encoder {
         partition,
         generations: HashMap::new(),
+        answered: outcomes.map(counter).collect(),
     };
     let state = (encoder, queue, false);
     Box::pin(futures::stream::unfold(
@@ -432,6 +435,8 @@ struct Encoder {
     partition: Arc<Partition>,
     /// Of the runs that are driven over this stream: part of their idempotency keys.
     generations: HashMap<RunId, Generation>,
+    /// Advances, by their outcome's number.
+    answered: Vec<metrics::Counter>,
 }
 
 impl Encoder {
@@ -476,8 +481,9 @@ impl Encoder {
             }
         };
         out.outcome = outcome.into();
-        metrics::counter!("holdfast_advances_total", "outcome" => outcome.as_str_name())
-            .increment(1);
+        if let Some(counter) = self.answered.get(outcome as usize) {
+            counter.increment(1);
+        }
         let goes_on = matches!(
             outcome,
             v1::AdvanceOutcome::GoesOn

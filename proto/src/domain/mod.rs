@@ -2,8 +2,10 @@
 
 pub mod keys;
 pub mod log;
+mod read;
 pub mod rows;
 pub mod wire;
+mod write;
 
 /// Bytes that are no message of ours. Never repaired, never skipped: whoever meets one on disk stops.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

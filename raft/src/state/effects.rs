@@ -181,7 +181,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::machine::{Applied, Fault};
+    use crate::machine::{Applied, Encoded, Fault};
     use crate::state::{Overlay, RowSnapshot};
 
     /// Only its effects count here: each names what it is about.
@@ -193,11 +193,11 @@ mod tests {
         type Effect = u64;
         type Dirty = u64;
 
-        fn command_bytes((): &()) -> usize {
-            0
+        fn encode((): &()) -> Encoded {
+            Encoded::Item(Bytes::new())
         }
 
-        fn encode(_: u64, _: u64, _: &[()]) -> Bytes {
+        fn entry(_: u64, _: u64, _: &[Bytes]) -> Bytes {
             Bytes::new()
         }
 
@@ -205,7 +205,7 @@ mod tests {
             &mut self,
             _: &mut Overlay<'_>,
             _: u64,
-            _: &[u8],
+            _: &Bytes,
         ) -> Result<Applied<(), u64>, Fault> {
             Err(Fault("nothing can be applied".to_owned()))
         }

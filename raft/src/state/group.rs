@@ -16,7 +16,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use twox_hash::XxHash3_128;
 
-use super::db::{StateDb, prefix, stored_key};
+use super::db::{StateDb, prefix};
 use super::effects::{EffectQueue, Effects};
 use super::pointer::{self, Pointer};
 use super::rows::{Held, Overlay, RowSnapshot, Stored, Writes};
@@ -458,11 +458,14 @@ impl<M: Machine> Applier<M> {
             if held.pointer == self.shared.db.pointer(group, ReadTier::All)? {
                 return Ok(());
             }
+            let prefix = prefix(group, held.pointer.generation);
+            let mut stored = prefix.to_vec();
             for (key, value) in &held.writes {
-                let key = stored_key(group, held.pointer.generation, key);
+                stored.truncate(prefix.len());
+                stored.extend_from_slice(key);
                 match value {
-                    Some(value) => batch.put(key, value),
-                    None => batch.delete(key),
+                    Some(value) => batch.put(&stored, value),
+                    None => batch.delete(&stored),
                 }
             }
             batch.put(pointer::key(group), held.pointer.encode());
@@ -477,9 +480,12 @@ impl<M: Machine> Applier<M> {
         self.shared.db.write(batch)?;
         failpoints::reach("apply::after-write-out");
         // Readers see the rows in either place; the order of these two steps is what makes that true.
-        let mut held = self.shared.held.write();
-        held.writes.clear();
-        held.bytes = 0;
+        let written = {
+            let mut held = self.shared.held.write();
+            held.bytes = 0;
+            std::mem::take(&mut held.writes)
+        };
+        drop(written); // nobody waits for the lock meanwhile
         Ok(())
     }
 

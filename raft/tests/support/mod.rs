@@ -16,7 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use holdfast_raft::{Applied, EntryKind, Fault, LogId, Machine, NodeId, Overlay, RowSnapshot};
+use holdfast_raft::{
+    Applied, Encoded, EntryKind, Fault, LogId, Machine, NodeId, Overlay, RowSnapshot,
+};
 use holdfast_raft::{StoredEntry, state::ToApply};
 use parking_lot::{Condvar, Mutex};
 use tempfile::TempDir;
@@ -87,36 +89,32 @@ impl Machine for Register {
     type Effect = u64;
     type Dirty = u64;
 
-    fn command_bytes(command: &Command) -> usize {
+    fn encode(command: &Command) -> Encoded {
+        let mut item = BytesMut::new();
         match command {
-            Command::Add { ballast, .. } => 13 + ballast,
-            Command::Pass | Command::Poison => 1,
+            Command::Add { id, ballast } => {
+                item.put_u8(0);
+                item.put_u64(*id);
+                item.put_u32(u32::try_from(*ballast).unwrap());
+                item.put_bytes(7, *ballast);
+            }
+            Command::Pass => item.put_u8(1),
+            Command::Poison => item.put_u8(2),
         }
+        Encoded::Item(item.freeze())
     }
 
-    fn encode(_epoch: u64, _proposed_at_ms: u64, commands: &[Command]) -> Bytes {
-        let mut entry = BytesMut::new();
-        for command in commands {
-            match command {
-                Command::Add { id, ballast } => {
-                    entry.put_u8(0);
-                    entry.put_u64(*id);
-                    entry.put_u32(u32::try_from(*ballast).unwrap());
-                    entry.put_bytes(7, *ballast);
-                }
-                Command::Pass => entry.put_u8(1),
-                Command::Poison => entry.put_u8(2),
-            }
-        }
-        entry.freeze()
+    fn entry(_epoch: u64, _proposed_at_ms: u64, items: &[Bytes]) -> Bytes {
+        items.concat().into()
     }
 
     fn apply(
         &mut self,
         rows: &mut Overlay<'_>,
         at: u64,
-        mut entry: &[u8],
+        entry: &Bytes,
     ) -> Result<Applied<u64, u64>, Fault> {
+        let mut entry = &entry[..];
         let (mut replies, mut effects) = (Vec::new(), Vec::new());
         while entry.has_remaining() {
             match entry.get_u8() {
@@ -157,6 +155,15 @@ impl Machine for Register {
     }
 }
 
+/// The bytes of an entry of these commands.
+pub fn entry_of(commands: &[Command]) -> Bytes {
+    let item = |command| match Register::encode(command) {
+        Encoded::Item(item) | Encoded::Entry(item) => item,
+    };
+    let items: Vec<Bytes> = commands.iter().map(item).collect();
+    Register::entry(0, 0, &items)
+}
+
 /// How many commands have been counted.
 pub fn count(rows: &RowSnapshot<'_>) -> u64 {
     number(rows.get(COUNT).unwrap())
@@ -191,14 +198,10 @@ pub fn entry(term: u64, index: u64) -> StoredEntry {
     StoredEntry {
         id: log_id(term, index),
         kind: EntryKind::Normal,
-        payload: Register::encode(
-            0,
-            0,
-            &[Command::Add {
-                id: index,
-                ballast: 40,
-            }],
-        ),
+        payload: entry_of(&[Command::Add {
+            id: index,
+            ballast: 40,
+        }]),
     }
 }
 

@@ -26,7 +26,7 @@ pub fn apply<R: Rows>(rows: &mut R, group: Group, at: LogIndex, it: &BecomeLeade
     if seeded::armed(Bug::BucketRefilledOnFailover) {
         fill_buckets(rows);
     }
-    rows.put(&Key::Group, &Row::Group(group));
+    rows.put(Key::Group, Row::Group(group));
     Applied {
         replies: vec![Reply::Done],
         effects: vec![Effect::Epoch {
@@ -41,6 +41,6 @@ fn fill_buckets<R: Rows>(rows: &mut R) {
     for view in crate::views::limits(rows).unwrap_or_default() {
         let mut limit = view.limit;
         limit.fill();
-        rows.put(&Key::Limit(view.name), &Row::Limit(limit));
+        rows.put(Key::Limit(view.name), Row::Limit(limit));
     }
 }

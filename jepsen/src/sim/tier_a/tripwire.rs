@@ -54,7 +54,7 @@ impl Tripwire {
     }
 
     /// How many reads the entry's only command did before anything of it counted. The first read of an entry is the
-    /// group's own row, and what makes a run row count reads that row once more.
+    /// group's own row.
     pub fn breakable(&self) -> u32 {
         let reads = self.before_first_write.unwrap_or(self.reads.get());
         reads.saturating_sub(1)
@@ -77,21 +77,16 @@ impl Tripwire {
         }
     }
 
-    fn write(&mut self, key: &Key, after: Option<Row>) {
-        if self.before_first_write.is_none() && *key != Key::Group {
-            let own = u32::from(matches!(key, Key::Run(_)));
-            self.before_first_write = Some(self.reads.get().saturating_sub(own));
+    fn write(&mut self, key: Key, after: Option<Row>) {
+        if self.before_first_write.is_none() && key != Key::Group {
+            self.before_first_write = Some(self.reads.get());
         }
-        let before = self.rows.get(key).ok().flatten();
-        match &after {
-            Some(row) => self.rows.put(key, row),
-            None => self.rows.delete(key),
+        let before = self.rows.get(&key).ok().flatten();
+        match after.clone() {
+            Some(row) => self.rows.put(key.clone(), row),
+            None => self.rows.delete(key.clone()),
         }
-        self.writes.push(Write {
-            key: key.clone(),
-            before,
-            after,
-        });
+        self.writes.push(Write { key, before, after });
     }
 }
 
@@ -107,10 +102,10 @@ impl ReadRows for Tripwire {
 }
 
 impl Rows for Tripwire {
-    fn put(&mut self, key: &Key, row: &Row) {
-        self.write(key, Some(row.clone()));
+    fn put(&mut self, key: Key, row: Row) {
+        self.write(key, Some(row));
     }
-    fn delete(&mut self, key: &Key) {
+    fn delete(&mut self, key: Key) {
         self.write(key, None);
     }
 }
@@ -129,9 +124,8 @@ mod tests {
         for _ in 0..3 {
             rows.get(&Key::Group).expect("in memory");
         }
-        rows.get(&key).expect("in memory");
-        rows.put(&key, &Row::Mark);
-        assert_eq!(rows.breakable(), 2, "not the group's, not the row's own");
+        rows.put(key, Row::Mark);
+        assert_eq!(rows.breakable(), 2, "not the group's");
         rows.begin();
         rows.plant(0);
         let read = |rows: &Tripwire| {
@@ -146,8 +140,8 @@ mod tests {
     #[test]
     fn writes_are_written_down_with_what_was_there() {
         let mut rows = Tripwire::default();
-        rows.put(&Key::Group, &Row::Mark);
-        rows.delete(&Key::Group);
+        rows.put(Key::Group, Row::Mark);
+        rows.delete(Key::Group);
         let seen: Vec<_> = rows.writes().iter().map(|it| it.before.is_some()).collect();
         assert_eq!(seen, [false, true]);
     }
