@@ -10,11 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::error::{ChangeMembershipError, ClientWriteError, Fatal, InitializeError, RaftError};
+use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::raft::{ChangeMembershipRequest, TransferLeaderRequest};
-use openraft::{ChangeMembers, Instant as _, Precondition, Raft, ReadPolicy};
+use openraft::{ChangeMembers, Precondition, Raft};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::adapter::acks::Acks;
 use crate::adapter::log::Log;
 use crate::adapter::machine::{Sm, StateSide};
 use crate::adapter::network::Network;
@@ -139,6 +141,8 @@ pub(crate) struct Core {
     pub(crate) this: NodeId,
     pub(crate) raft: Raft<Types, Sm>,
     pub(crate) pulses: Arc<Pulses>,
+    acks: Arc<Acks>,
+    lease: Duration,
     pub(crate) peers: Arc<Peers>,
     pub(crate) state: Arc<dyn StateSide>,
     pub(crate) transfers: Arc<Transfers>,
@@ -157,8 +161,10 @@ impl Core {
             .profile
             .config(&parts.cluster)
             .map_err(|cause| cause.to_string())?;
+        let acks = Arc::new(Acks::new(parts.this));
         let network = Network {
             group: parts.group,
+            acks: Arc::clone(&acks),
             peers: Arc::clone(&parts.peers),
             pulses: Arc::clone(&parts.pulses),
             transfers: Arc::clone(&parts.transfers),
@@ -181,6 +187,8 @@ impl Core {
             this: parts.this,
             raft,
             pulses: parts.pulses,
+            acks,
+            lease: parts.profile.lease(),
             peers: parts.peers,
             state: parts.state,
             transfers: parts.transfers,
@@ -239,16 +247,35 @@ impl Core {
     /// Up to where a linearizable read must see: confirmed by a quorum after this call.
     pub(crate) async fn read_index(&self) -> Result<u64, NoReadIndex> {
         use openraft::error::LinearizableReadError as Refused;
-        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
-            Ok((read, _)) => Ok(read.index()),
-            Err(RaftError::APIError(Refused::ForwardToLeader(to))) => {
-                Err(NoReadIndex::NotLeader(to.leader_id.map(NodeId)))
+        let asked = self.acks.ask(0);
+        // The quorum of its own account is not enough: see `acks`.
+        let read = self.raft.get_read_log_id(LinearizerOption::new(None, true));
+        let (read, _) = read.await.map_err(|refused| match refused {
+            RaftError::APIError(Refused::ForwardToLeader(to)) => {
+                NoReadIndex::NotLeader(to.leader_id.map(NodeId))
             }
-            Err(RaftError::APIError(it @ Refused::QuorumNotEnough(_))) => {
-                Err(NoReadIndex::NoQuorum(it.to_string()))
+            RaftError::APIError(it @ Refused::QuorumNotEnough(_)) => {
+                NoReadIndex::NoQuorum(it.to_string())
             }
-            Err(RaftError::Fatal(_)) => Err(NoReadIndex::Stopped),
-        }
+            RaftError::Fatal(_) => NoReadIndex::Stopped,
+        })?;
+        // What a leader may show is at least the first entry of its own term, so this is the term that it leads.
+        let term = read.committed_leader_id().term;
+        let trigger = self.raft.trigger();
+        trigger
+            .heartbeat()
+            .await
+            .map_err(|_| NoReadIndex::Stopped)?;
+        let newer = self.acks.newer(term, asked, || self.voters());
+        let confirmed = tokio::time::timeout(self.lease, newer).await;
+        confirmed.map_err(|_| {
+            NoReadIndex::NoQuorum(format!("no quorum has answered within {:?}", self.lease))
+        })?;
+        Ok(read.index())
+    }
+
+    fn voters(&self) -> Vec<BTreeSet<NodeId>> {
+        voters(&self.raft.metrics().borrow_watched())
     }
 
     /// Leadership hints as they change. The task ends with the core.
@@ -284,13 +311,18 @@ impl Core {
 
     /// On a leader, how long ago a quorum last acknowledged it. `None` elsewhere, or before the first time.
     pub(crate) fn quorum_ack_age(&self) -> Option<Duration> {
-        quorum_ack_age(&self.raft.metrics().borrow_watched())
+        self.acked(&self.raft.metrics().borrow_watched())
     }
 
     /// Whether this node leads, and has heard from no quorum for so long that another may lead by now.
     pub(crate) fn is_cut_off(&self) -> bool {
         self.quorum_ack_age()
             .is_some_and(|age| age >= self.cut_off_after)
+    }
+
+    fn acked(&self, it: &openraft::RaftMetrics<Types>) -> Option<Duration> {
+        let leads = it.state.is_leader();
+        leads.then(|| self.acks.age(it.current_term, &voters(it)))?
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -308,11 +340,7 @@ impl Core {
             applied: index(&it.last_applied),
             purged: index(&it.purged),
             snapshot: index(&it.snapshot),
-            voters: membership
-                .get_joint_config()
-                .iter()
-                .map(|ids| ids.iter().copied().map(NodeId).collect())
-                .collect(),
+            voters: voters(&it),
             members: membership
                 .nodes()
                 .map(|(id, it)| (NodeId(*id), it.clone()))
@@ -323,7 +351,7 @@ impl Core {
                 .flatten()
                 .map(|(id, matched)| (NodeId(*id), index(matched)))
                 .collect(),
-            quorum_ack_age: quorum_ack_age(&it),
+            quorum_ack_age: self.acked(&it),
             running: it.running_state.clone().map_err(|fatal| fatal.to_string()),
         }
     }
@@ -545,16 +573,11 @@ fn hint_of(metrics: &openraft::metrics::RaftServerMetrics<Types>, this: NodeId) 
     }
 }
 
-fn quorum_ack_age(it: &openraft::RaftMetrics<Types>) -> Option<Duration> {
-    if !it.state.is_leader() {
-        return None;
-    }
-    let mut others = it.membership_config.voter_ids().filter(|id| *id != it.id);
-    if others.next().is_none() {
-        // Alone it is its own quorum.
-        return Some(Duration::ZERO);
-    }
-    it.last_quorum_acked.as_ref().map(|at| at.elapsed())
+fn voters(it: &openraft::RaftMetrics<Types>) -> Vec<BTreeSet<NodeId>> {
+    let sets = it.membership_config.membership().get_joint_config();
+    sets.iter()
+        .map(|set| set.iter().copied().map(NodeId).collect())
+        .collect()
 }
 
 /// The core counts anew with each leader what the cluster has committed. What is applied here is committed all the same.

@@ -3,6 +3,7 @@
 //! Invariant: no openraft type leaves this module, so that a new version of it is absorbed here.
 //! Not here: bytes on disk (`log`, `state`), bytes on the wire (`peer`).
 
+pub(crate) mod acks;
 pub(crate) mod codec;
 pub(crate) mod core;
 pub(crate) mod group;

@@ -14,8 +14,8 @@ use openraft::base::BoxFuture;
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+    StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory};
 use tonic::metadata::{Binary, MetadataValue};
@@ -23,6 +23,7 @@ use tonic::{Code, Status};
 
 use holdfast_proto::peer as wire;
 
+use crate::adapter::acks::Acks;
 use crate::adapter::codec;
 use crate::adapter::pulse::Pulses;
 use crate::adapter::snapshot;
@@ -45,6 +46,7 @@ pub(crate) struct Network {
     pub(crate) group: GroupId,
     pub(crate) peers: Arc<Peers>,
     pub(crate) pulses: Arc<Pulses>,
+    pub(crate) acks: Arc<Acks>,
     pub(crate) transfers: Arc<snapshot::Transfers>,
 }
 
@@ -60,6 +62,7 @@ impl Network {
             group: self.group,
             peer,
             pulses: Arc::clone(&self.pulses),
+            acks: Arc::clone(&self.acks),
             transfers: Arc::clone(&self.transfers),
             kind,
         }
@@ -94,6 +97,7 @@ pub(crate) struct Client {
     group: GroupId,
     peer: Result<Arc<Peer>, String>,
     pulses: Arc<Pulses>,
+    acks: Arc<Acks>,
     transfers: Arc<snapshot::Transfers>,
     kind: Kind,
 }
@@ -111,6 +115,7 @@ impl Client {
         ttl: Duration,
     ) -> Rpc<StreamAppendResult<Types>> {
         let (peer, address) = self.reach()?;
+        let asked = self.acks.ask(ask.vote.leader_id.term);
         let beat = codec::append_to_wire(ask, self.pulses.ours_with_digests());
         let mut grpc = peer.consensus();
         let reply = grpc
@@ -118,7 +123,11 @@ impl Client {
             .map_ok_into_inner(ttl)
             .await?;
         self.pulses.heard(peer, reply.pulse.as_ref());
-        codec::appended_from_wire(reply).map_err(|bad| network(&bad))
+        let answer = codec::appended_from_wire(reply).map_err(|bad| network(&bad))?;
+        if follows(&answer) {
+            self.acks.answer(peer.node.id, asked);
+        }
+        Ok(answer)
     }
 
     async fn open_stream<S>(&self, input: S) -> Rpc<Appends<'static>>
@@ -127,13 +136,15 @@ impl Client {
     {
         let (peer, address) = self.reach()?;
         let (requests, account) = outstanding(HeldBack::new(input, says_little));
-        let pulses = Arc::clone(&self.pulses);
+        let (pulses, acks) = (Arc::clone(&self.pulses), Arc::clone(&self.acks));
+        let (outgoing, mut asked) = futures::channel::mpsc::unbounded(); // at most as many as are outstanding
         let (claim, claimed) = futures::channel::mpsc::unbounded();
         let frames = requests.map(move |ask| {
             if armed(Bug::AckBeforeCommit) {
                 let last = ask.entries.last().map(|entry| entry.log_id);
                 drop(claim.unbounded_send(Ok(Ok(last.or(ask.prev_log_id)))));
             }
+            drop(outgoing.unbounded_send(acks.ask(ask.vote.leader_id.term)));
             codec::append_to_wire(ask, pulses.ours())
         });
         let mut grpc = peer.consensus();
@@ -145,11 +156,20 @@ impl Client {
         .increment(1);
         // Dropping `account` on an error drops the requests with it.
         let replies = call.await?;
-        let (pulses, peer) = (Arc::clone(&self.pulses), Arc::clone(peer));
+        let (pulses, acks, peer) = (
+            Arc::clone(&self.pulses),
+            Arc::clone(&self.acks),
+            Arc::clone(peer),
+        );
         let paired = pair_in_order(account, replies).map(move |reply| {
             let reply: wire::Appended = reply.map_err(|broken| broke(&broken))?;
             pulses.heard(&peer, reply.pulse.as_ref());
-            codec::appended_from_wire(reply).map_err(|bad| network(&bad))
+            let asked = asked.try_recv();
+            let answer = codec::appended_from_wire(reply).map_err(|bad| network(&bad))?;
+            if let (true, Ok(asked)) = (follows(&answer), asked) {
+                acks.answer(peer.node.id, asked);
+            }
+            Ok(answer)
         });
         if armed(Bug::AckBeforeCommit) {
             tokio::spawn(
@@ -159,6 +179,11 @@ impl Client {
         }
         Ok(paired.boxed())
     }
+}
+
+/// Whether whoever answers like that takes the asker for its leader.
+fn follows(answer: &StreamAppendResult<Types>) -> bool {
+    matches!(answer, Ok(_) | Err(StreamAppendError::Conflict(_)))
 }
 
 /// Only that more entries are committed.
