@@ -133,12 +133,26 @@ pub async fn watch(
     partitions: Arc<Partitions>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut asked: BTreeMap<(u32, NodeId), Instant> = BTreeMap::new();
-    while tokio::time::timeout(LOOK_EVERY, stop.wait_for(|stop| *stop))
-        .await
-        .is_err()
-    {
+    tokio::select! {
+        biased;
+        _ = stop.wait_for(|stop| *stop) => {}
+        () = keep_looking(&disk) => {}
+        () = move_away(&disk, &groups, &partitions) => {}
+    }
+}
+
+/// On its own: a transfer that nobody takes over lasts for seconds, and meanwhile the disk may have space again.
+async fn keep_looking(disk: &Disk) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
         disk.look();
+    }
+}
+
+async fn move_away(disk: &Disk, groups: &Arc<Groups<Engine>>, partitions: &Partitions) {
+    let mut asked: BTreeMap<(u32, NodeId), Instant> = BTreeMap::new();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
         asked.retain(|_, at| at.elapsed() < MOVE_AGAIN);
         if !disk.is_below_hard() {
             continue;

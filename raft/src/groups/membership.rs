@@ -263,7 +263,7 @@ impl<M: Machine> Groups<M> {
             return Ok(());
         }
         Err(MemberError::Refused(format!(
-            "leadership of partition {} was not taken over within {TRANSFER_MAX:?}; look at `holdfast cluster status`",
+            "leadership of partition {} was not taken over; look at `holdfast cluster status`",
             group.0
         )))
     }

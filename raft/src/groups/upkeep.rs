@@ -199,27 +199,30 @@ pub(super) async fn move_away<M: Machine>(replica: &Replica<M>, within: Duration
     }
 }
 
-/// Hands leadership to `to`, and waits until somebody else leads.
+/// Hands leadership to `to`, and waits until somebody else leads, or this node again: then nobody takes over any more.
 pub(super) async fn hand_to<M: Machine>(
     replica: &Replica<M>,
     to: NodeId,
     within: Duration,
 ) -> bool {
+    let term = replica.core.status().term;
     if replica.core.transfer(to).await.is_err() {
         return false;
     }
     let this = replica.core.this;
-    let moved = replica
+    let is_led = replica
         .core
         .wait_until(within, |status| {
-            status.leader.is_some_and(|leader| leader != this)
+            let again = status.is_leader && status.term > term;
+            again || status.leader.is_some_and(|leader| leader != this)
         })
         .await;
+    let moved = is_led && !replica.core.status().is_leader;
     if !moved {
         tracing::warn!(
             group = replica.group().0,
             to = to.0,
-            "leadership was not taken over in time"
+            "leadership was not taken over"
         );
     }
     moved

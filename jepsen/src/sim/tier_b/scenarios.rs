@@ -24,6 +24,7 @@ pub const NAMES: &[&str] = &[
     "leader-removes-itself",
     "a-node-comes-back",
     "a-disk-fills",
+    "space-again-while-nobody-takes-over",
     "asked-then-taken-out",
 ];
 
@@ -58,7 +59,7 @@ impl Scenario {
                 plan.faults.membership = true; // the voters change
             }
             "leader-removes-itself" | "asked-then-taken-out" => plan.faults.membership = true,
-            "a-disk-fills" => plan.spoil.full = true,
+            "a-disk-fills" | "space-again-while-nobody-takes-over" => plan.spoil.full = true,
             _ => {}
         }
         plan
@@ -76,6 +77,7 @@ impl Scenario {
             "leader-removes-itself" => leader_removes_itself(world),
             "a-node-comes-back" => a_node_comes_back(world),
             "a-disk-fills" => a_disk_fills(world),
+            "space-again-while-nobody-takes-over" => space_again(world),
             "asked-then-taken-out" => asked_then_taken_out(world),
             _ => world.run_for(5_000),
         }
@@ -330,6 +332,35 @@ fn a_disk_fills(world: &mut World) {
         return fails(world, "L1: two with space take on nothing");
     }
     has_free(world, None, 100);
+}
+
+/// A leader below its hard mark hands over to nodes that do not hear it. While it waits for one of them to lead, its disk has space
+/// again: it notices within two looks all the same, and refuses no more.
+fn space_again(world: &mut World) {
+    let Some(leader) = world.leader() else {
+        return fails(world, "nobody leads");
+    };
+    all_links_of(world, leader, Some(CUT));
+    has_free(world, Some(leader), 3);
+    if !world.run_until(2_000, |it| refuses_changes(&it.nodes[leader])) {
+        return fails(world, "a node below its hard mark refuses nothing");
+    }
+    world.run_for(50); // it has asked somebody to take over
+    has_free(world, Some(leader), 100);
+    if !world.run_until(2_000, |it| !refuses_changes(&it.nodes[leader])) {
+        return fails(
+            world,
+            "L3: a node does not notice that it has space again while nobody takes over from it",
+        );
+    }
+    all_links_of(world, leader, None);
+    world.run_for(3_000);
+}
+
+/// Whether a node refuses changes for want of space.
+fn refuses_changes(node: &Node) -> bool {
+    let disk = node.process.as_ref().and_then(|it| it.door.disk.as_ref());
+    disk.is_some_and(|disk| disk.verify_proposals().is_err())
 }
 
 /// A leader that is cut off has much in flight, and is taken out before its successor has told it a word: each ask is answered all the
