@@ -330,7 +330,7 @@ impl Clients {
 
     /// After the heal, as a person would: lets a run go on that is held because three of its workers died. To the engine they
     /// did: a worker here whose Advance was not answered, or whose leader leads no more, is a process that never comes back.
-    /// Each run once, and none that is held for anything else: nothing else may hold one.
+    /// Each run once, and none that is held for anything else: nothing else may hold one. Tier A does the same before its L2.
     pub fn resume_what_outlived_its_workers(&mut self, nodes: &[Node]) {
         for run in self.finished(nodes).1 {
             let held = matches!(run.mode, Mode::Quarantined { .. }) && run.suspects.len() >= DEATHS;
