@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Deaths of a run's worker at which it is quarantined: the last one held nothing else.
+/// Deaths of a run's worker at which it is quarantined: the last one held nothing else when it was given the run.
 const DEATHS_BEFORE_QUARANTINE: usize = 3;
 
 /// The answer to an ask about a run that is not live: it ended, or there is none.

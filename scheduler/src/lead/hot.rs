@@ -40,8 +40,8 @@ pub struct Hot {
 pub(super) struct Passing {
     /// Ends of leases by this process's clock.
     ends: BTreeSet<(u64, Work, Fence)>,
-    /// Granted, and not answered yet.
-    pub(super) reserved: BTreeSet<Work>,
+    /// Granted, and not answered yet; to whom.
+    pub(super) reserved: BTreeMap<Work, SessionId>,
     /// Kinds of work to look at again.
     pub(super) stirred: BTreeSet<Needs>,
     admitting: BTreeSet<LimitName>,
@@ -488,12 +488,21 @@ impl Hot {
         self.passing.stirred.extend(waiting.cloned());
     }
 
-    /// A grant was answered: if the work still waits, it is looked at again.
+    /// A grant was answered: if the work still waits, it is looked at again, and so is all that its session serves if that has
+    /// become idle.
     pub(super) fn release(&mut self, work: &Work) {
-        self.passing.reserved.remove(work);
+        let session = self.passing.reserved.remove(work);
         if let Some(ready) = self.ready.get(work) {
             self.passing.stirred.insert(ready.needs.clone());
         }
+        if let Some(session) = session.filter(|session| self.is_idle(*session)) {
+            self.stir_for(session);
+        }
+    }
+
+    /// Whether a session holds nothing, and nothing is on its way to it.
+    pub(super) fn is_idle(&self, session: SessionId) -> bool {
+        !self.holds(session) && !self.passing.reserved.values().any(|it| *it == session)
     }
 
     /// Whether it waits or is leased.
@@ -545,7 +554,7 @@ impl Hot {
     }
 
     /// Granted, and not answered yet.
-    pub(super) fn reserved(&self) -> &BTreeSet<Work> {
+    pub(super) fn reserved(&self) -> &BTreeMap<Work, SessionId> {
         &self.passing.reserved
     }
 }

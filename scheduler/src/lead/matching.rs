@@ -1,7 +1,8 @@
 //! Matching: which ready work goes to which session.
 //!
 //! A run goes to the worker that keeps its function, if that one has room; else to the one with the most room. Work that
-//! workers died of goes only to one that holds nothing. Within one kind of work the longest waiting goes first.
+//! workers died of goes only to one that holds nothing and that nothing is on its way to: two of the kind never go to one
+//! worker, whose death would be held against both. Within one kind of work the longest waiting goes first.
 
 use super::{
     Hot, Sessions,
@@ -41,7 +42,7 @@ impl Hot {
         let Some(queue) = self.queues.get(needs) else {
             return;
         };
-        let mut chosen = Vec::new();
+        let mut chosen: Vec<(Work, SessionId, Taken)> = Vec::new();
         for (_, work) in queue {
             if grants.len() + chosen.len() >= room {
                 break;
@@ -52,7 +53,10 @@ impl Hot {
             if self.is_reserved(work) {
                 continue;
             }
-            match self.choose(work, ready, sessions) {
+            let is_idle = |session| {
+                self.is_idle(session) && chosen.iter().all(|(_, other, _)| *other != session)
+            };
+            match self.choose(work, ready, sessions, is_idle) {
                 Some(session) => {
                     let taken = sessions.take(session, takes(work, needs));
                     chosen.push((work.clone(), session, taken));
@@ -68,7 +72,7 @@ impl Hot {
 
     fn reserve(&mut self, work: Work, session: SessionId) -> Grant {
         let free_slots = self.free_slots(session);
-        self.passing().reserved.insert(work.clone());
+        self.passing().reserved.insert(work.clone(), session);
         Grant {
             work,
             session,
@@ -98,15 +102,21 @@ impl Hot {
             prefers: None,
             alone: false,
         };
-        let session = self.choose(&work, &ready, sessions)?;
+        let session = self.choose(&work, &ready, sessions, |session| self.is_idle(session))?;
         let taken = sessions.take(session, Takes::Drive);
         Some((self.reserve(work, session), taken))
     }
 
-    fn choose(&self, work: &Work, ready: &ReadyWork, sessions: &Sessions) -> Option<SessionId> {
+    fn choose(
+        &self,
+        work: &Work,
+        ready: &ReadyWork,
+        sessions: &Sessions,
+        is_idle: impl Fn(SessionId) -> bool,
+    ) -> Option<SessionId> {
         let takes = takes(work, &ready.needs);
         let may = |session: &SessionId| {
-            sessions.free(*session, takes) > 0 && (!ready.alone || !self.held.contains_key(session))
+            sessions.free(*session, takes) > 0 && (!ready.alone || is_idle(*session))
         };
         let servers = self.servers.get(&ready.needs)?;
         if let Some(prefers) = ready.prefers.filter(|it| servers.contains(it) && may(it)) {
@@ -120,7 +130,7 @@ impl Hot {
     }
 
     fn is_reserved(&self, work: &Work) -> bool {
-        self.reserved().contains(work)
+        self.reserved().contains_key(work)
     }
 
     /// How many local steps a driver may be granted along with a run.

@@ -453,3 +453,54 @@ fn a_start_overtakes_no_run_that_waits_and_nobody_is_granted_without_a_leader() 
         []
     );
 }
+
+/// A ready run that workers died of.
+fn ready_alone(run: &str) -> Effect {
+    let needs = crate::effect::Needs::Workflow(
+        crate::ids::Name::from_stored("order"),
+        crate::ids::Version(1),
+    );
+    Effect::Ready {
+        work: Work::Run(RunId::from_stored(run)),
+        needs,
+        since: Timestamp(0),
+        prefers: None,
+        alone: true,
+    }
+}
+
+#[test]
+fn two_runs_that_workers_died_of_do_not_go_to_one_worker_at_once() {
+    let mut lead = led(8);
+    let both = Input::Effects(vec![ready_alone("order-1"), ready_alone("order-2")]);
+    let out = granted(&lead.step(both, 4, Timestamp(0)));
+    assert_eq!(out.len(), 1, "{out:?}");
+    let (id, came) = (out[0].0, Came::Done);
+    let work = Work::Run(RunId::from_stored("order-1"));
+    let taken = Input::Effects(vec![Effect::NotReady(work.clone()), began(work.clone(), 9)]);
+    assert_eq!(granted(&lead.step(taken, 5, Timestamp(0))), []);
+    let out = lead.step(Input::Done { id, came }, 6, Timestamp(0));
+    assert_eq!(granted(&out), [], "it holds the first");
+    let (session, fence) = (SESSION, Fence::from_wire(9));
+    let over = Effect::LeaseEnded {
+        work,
+        session,
+        fence,
+    };
+    let out = granted(&lead.step(Input::Effects(vec![over]), 7, Timestamp(0)));
+    assert_eq!(out.len(), 1, "the second has its turn");
+}
+
+#[test]
+fn a_run_that_workers_died_of_waits_for_what_is_on_its_way_and_goes_once_nothing_came_of_that() {
+    for came in [Came::Moot, Came::Refused, Came::Unknown, Came::Done] {
+        let mut lead = led(8);
+        let out = granted(&lead.step(starting("order-1"), 4, Timestamp(0)));
+        let id = out[0].0;
+        let alone = Input::Effects(vec![ready_alone("order-2")]);
+        assert_eq!(granted(&lead.step(alone, 5, Timestamp(0))), []);
+        let mut out = lead.step(Input::Done { id, came }, 6, Timestamp(0));
+        out.extend(lead.step(Input::Tick, 6 + RETRY_AFTER_MS, Timestamp(0)));
+        assert_eq!(granted(&out).len(), 1, "{came:?}");
+    }
+}

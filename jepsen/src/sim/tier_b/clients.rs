@@ -18,12 +18,15 @@ use holdfast_node::streams::{Held, Out, Stream};
 use holdfast_proto::v1;
 use holdfast_raft::host::sim::{self, Rng};
 use holdfast_raft::{Freshness, GroupId};
-use holdfast_scheduler::entry::{Advance, Ask, Attach, IfEnded, Intent, IntentKind, Signal, Start};
+use holdfast_scheduler::entry::{
+    Advance, Ask, Attach, Change, IfEnded, Intent, IntentKind, Signal, Start,
+};
 use holdfast_scheduler::ids::{
     AdvanceNo, DeliveryNo, Digest, Fence, Name, ProcessId, RequestId, RunId, StepKey, Version,
 };
 use holdfast_scheduler::reply::{Rejected, Reply};
 use holdfast_scheduler::rows::TypedRows;
+use holdfast_scheduler::values::run::{Mode, Run};
 use holdfast_scheduler::views;
 
 use super::checks::{Checks, members};
@@ -31,6 +34,8 @@ use super::node::Node;
 
 /// An ask without an answer is unknown after this, in ms.
 const GIVE_UP_MS: u64 = 3_000;
+/// So many deaths of its workers hold a run still until a person lets it go on.
+const DEATHS: usize = 3;
 /// Drives that a worker takes at once.
 const DRIVES: u64 = 8;
 const BEAT: Duration = Duration::from_millis(500);
@@ -46,6 +51,8 @@ enum What {
     Start(u64),
     Signal(u64),
     Read(u64),
+    /// A person lets a run go on that is held for what its workers came to.
+    Resume(u64),
 }
 
 /// How it ended.
@@ -203,17 +210,19 @@ impl Clients {
         let Some(at) = self.node_for(nodes, group, elsewhere) else {
             return;
         };
+        self.put(&nodes[at], group, what);
+    }
+
+    /// Puts an ask to a node, and waits for its answer.
+    fn put(&mut self, node: &Node, group: u32, what: What) {
         self.next += 1;
-        let number = self.next;
-        self.open.insert(
-            number,
-            Open {
-                what: what.clone(),
-                asked_ms: sim::now_ms(),
-                of: (nodes[at].id, nodes[at].boots),
-            },
-        );
-        self.send(&nodes[at], group, number, &what);
+        let open = Open {
+            what: what.clone(),
+            asked_ms: sim::now_ms(),
+            of: (node.id, node.boots),
+        };
+        self.open.insert(self.next, open);
+        self.send(node, group, self.next, &what);
     }
 
     /// The node that says it leads; in so many of a hundred cases any.
@@ -315,16 +324,32 @@ impl Clients {
         let group = group_of(run, self.partitions);
         let at = nodes.iter().position(|node| leads(node, group))?;
         self.wanted.entry(run).or_default();
-        let what = What::Start(run);
-        self.next += 1;
-        let open = Open {
-            what: what.clone(),
-            asked_ms: sim::now_ms(),
-            of: (nodes[at].id, nodes[at].boots),
-        };
-        self.open.insert(self.next, open);
-        self.send(&nodes[at], group, self.next, &what);
+        self.put(&nodes[at], group, What::Start(run));
         Some(run)
+    }
+
+    /// After the heal, as a person would: lets a run go on that is held because three of its workers died. To the engine they
+    /// did: a worker here whose Advance was not answered, or whose leader leads no more, is a process that never comes back.
+    /// Each run once, and none that is held for anything else: nothing else may hold one. Tier A does the same before its L2.
+    pub fn resume_what_outlived_its_workers(&mut self, nodes: &[Node]) {
+        for run in self.finished(nodes).1 {
+            let held = matches!(run.mode, Mode::Quarantined { .. }) && run.suspects.len() >= DEATHS;
+            let number = run.id.as_str().trim_start_matches('r').parse();
+            if let (true, Ok(number)) = (held, number) {
+                self.resume_one(nodes, number);
+            }
+        }
+    }
+
+    fn resume_one(&mut self, nodes: &[Node], run: u64) {
+        let what = What::Resume(run);
+        let group = group_of(run, self.partitions);
+        let is_asked = self.open.values().any(|it| it.what == what);
+        if let Some(at) = nodes.iter().position(|node| leads(node, group))
+            && !is_asked
+        {
+            self.put(&nodes[at], group, what);
+        }
     }
 
     /// Whether a start of this run was acknowledged.
@@ -365,9 +390,9 @@ impl Clients {
         lost
     }
 
-    /// Wanted runs that have ended, and those that have not, as their leaders see them.
-    pub fn finished(&self, nodes: &[Node]) -> (u64, u64) {
-        let (mut ended, mut live) = (0, 0);
+    /// Wanted runs that have ended, and those that have not with how they stand, as their leaders see them.
+    pub fn finished(&self, nodes: &[Node]) -> (u64, Vec<Arc<Run>>) {
+        let (mut ended, mut live) = (0, Vec::new());
         for node in nodes {
             let Some(groups) = node.groups() else {
                 continue;
@@ -381,7 +406,7 @@ impl Clients {
                     let found = replica.look(|rows| views::run(&SnapshotRows(rows), &run_id(*run)));
                     match found {
                         Ok(Some(views::AnyRun::Final(_))) => ended += 1,
-                        Ok(Some(views::AnyRun::Live(_))) => live += 1,
+                        Ok(Some(views::AnyRun::Live(run))) => live.push(run),
                         Ok(None) | Err(_) => {}
                     }
                 }
@@ -403,7 +428,7 @@ fn leads(node: &Node, group: u32) -> bool {
 fn refuses(disk: &Disk, what: &What) -> bool {
     match what {
         What::Start(_) => disk.verify_starts().is_err() || disk.verify_proposals().is_err(),
-        What::Signal(_) => disk.verify_proposals().is_err(),
+        What::Signal(_) | What::Resume(_) => disk.verify_proposals().is_err(),
         What::Read(_) => false,
     }
 }
@@ -430,6 +455,7 @@ async fn answer(partition: &Partition, what: &What) -> Ended {
         }
         What::Start(run) => ask(partition, start(*run)).await,
         What::Signal(run) => ask(partition, signal(*run)).await,
+        What::Resume(run) => ask(partition, resume(*run)).await,
     }
 }
 
@@ -476,6 +502,14 @@ fn signal(run: u64) -> Ask {
         name: Name::from_stored("go"),
         id: RequestId::new("s1").expect("a short name is a request id"),
         payload: Bytes::from_static(b"true"),
+    })
+}
+
+fn resume(run: u64) -> Ask {
+    Ask::Resume(Change {
+        run: run_id(run),
+        reason: "its workers died of the faults".to_owned(),
+        request: RequestId::new("resume").expect("a short name is a request id"),
     })
 }
 

@@ -325,7 +325,9 @@ impl World {
         self.run_for(3_000);
         self.asks = false;
         let converged = |it: &Self| {
-            it.clients.is_quiet() && it.clients.finished(&it.nodes).1 == 0 && agree(it).is_ok()
+            it.clients.is_quiet()
+                && it.clients.finished(&it.nodes).1.is_empty()
+                && agree(it).is_ok()
         };
         let mut healed = false;
         let until = sim::now_ms() + HEAL_MS_MAX;
@@ -334,13 +336,15 @@ impl World {
                 self.tick();
             }
             self.clients.hear(&mut self.checks);
+            self.clients.resume_what_outlived_its_workers(&self.nodes);
             healed = converged(self);
         }
         if !healed && self.goes_on() {
             let (_, live) = self.clients.finished(&self.nodes);
-            let why = agree(self).err();
+            let (count, why) = (live.len(), agree(self).err());
+            let first = live.first().map(|run| (&run.id, &run.mode));
             self.checks.violated(format!(
-                "L2: not converged {HEAL_MS_MAX} ms after the heal: {live} runs are not final, {why:?}"
+                "L2: not converged {HEAL_MS_MAX} ms after the heal: {count} runs are not final, {why:?}, {first:?}"
             ));
         }
         self.leave_the_damaged_behind();
