@@ -10,9 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::error::{ChangeMembershipError, ClientWriteError, Fatal, InitializeError, RaftError};
-use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::raft::{ChangeMembershipRequest, TransferLeaderRequest};
-use openraft::{ChangeMembers, Precondition, Raft};
+use openraft::{ChangeMembers, Precondition, Raft, ReadPolicy};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -248,8 +247,8 @@ impl Core {
     pub(crate) async fn read_index(&self) -> Result<u64, NoReadIndex> {
         use openraft::error::LinearizableReadError as Refused;
         let asked = self.acks.ask(0);
-        // The quorum of its own account is not enough: see `acks`.
-        let read = self.raft.get_read_log_id(LinearizerOption::new(None, true));
+        // It sends a heartbeat at once. That a quorum has answered one is not enough by its own account: see `acks`.
+        let read = self.raft.get_read_log_id(ReadPolicy::ReadIndex);
         let (read, _) = read.await.map_err(|refused| match refused {
             RaftError::APIError(Refused::ForwardToLeader(to)) => {
                 NoReadIndex::NotLeader(to.leader_id.map(NodeId))
@@ -261,11 +260,6 @@ impl Core {
         })?;
         // What a leader may show is at least the first entry of its own term, so this is the term that it leads.
         let term = read.committed_leader_id().term;
-        let trigger = self.raft.trigger();
-        trigger
-            .heartbeat()
-            .await
-            .map_err(|_| NoReadIndex::Stopped)?;
         let newer = self.acks.newer(term, asked, || self.voters());
         let confirmed = tokio::time::timeout(self.lease, newer).await;
         confirmed.map_err(|_| {
