@@ -1,6 +1,6 @@
 //! `Admin`: workflows, limits and the cluster itself, for tools. Answers are as the wire has them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use holdfast_proto::v1::{
     self, cluster_client::ClusterClient, limits_client::LimitsClient,
@@ -59,7 +59,7 @@ impl Client {
     /// # Errors
     /// `Unavailable`: no node answered.
     pub async fn topology(&self) -> Result<v1::TopologyReply, ClientError> {
-        self.caller().topology().await
+        Ok(Arc::unwrap_or_clone(self.caller().topology().await?))
     }
 
     /// A fresh id for a request that has no identity of its own.

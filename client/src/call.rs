@@ -3,7 +3,7 @@
 //! Invariant: a call is repeated only unchanged; every loop has an end.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,7 +24,7 @@ use crate::error::ClientError;
 /// Over all nodes and tries; an election takes a fraction of it.
 const CALL_WITHIN: Duration = Duration::from_secs(15);
 /// One try at one node.
-const TRY_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const TRY_WITHIN: Duration = Duration::from_secs(5);
 const CONNECT_WITHIN: Duration = Duration::from_millis(500);
 const WAIT_FIRST: Duration = Duration::from_millis(10);
 const WAIT_LAST: Duration = Duration::from_millis(300);
@@ -45,14 +45,14 @@ pub(crate) struct Caller {
 struct Shared {
     endpoints: Vec<String>,
     channels: Mutex<HashMap<String, Channel>>,
-    topology: Mutex<Option<(Instant, v1::TopologyReply)>>,
+    topology: Mutex<Option<(Instant, Arc<v1::TopologyReply>)>>,
     /// The nodes by the newest word of any, and the term of that: those that were named at the start may all be gone by now.
     nodes: Mutex<(u64, Vec<String>)>,
     /// The last question for it, and when it began: callers who wait for the next share one.
     asking: tokio::sync::Mutex<Option<(Instant, Topology)>>,
 }
 
-type Topology = Result<v1::TopologyReply, ClientError>;
+type Topology = Result<Arc<v1::TopologyReply>, ClientError>;
 
 impl Caller {
     pub(crate) fn new(endpoints: Vec<String>) -> Result<Self, ClientError> {
@@ -156,7 +156,7 @@ impl Caller {
     /// All are asked at once: a frozen one must not hold up the rest.
     async fn ask_topology(&self) -> Topology {
         let mut last = ClientError::Unavailable("no endpoint".to_owned());
-        let mut best: Option<v1::TopologyReply> = None;
+        let mut best: Option<Arc<v1::TopologyReply>> = None;
         let addresses = self.all_addresses();
         let mut asked: FuturesUnordered<_> =
             addresses.iter().map(|to| self.topology_of(to)).collect();
@@ -165,7 +165,7 @@ impl Caller {
                 Ok(topology)
                     if topology.formed && topology.leaders.iter().all(|it| it.node != 0) =>
                 {
-                    let known = (Instant::now(), topology.clone());
+                    let known = (Instant::now(), Arc::clone(&topology));
                     *self.shared.topology.lock() = Some(known);
                     return Ok(topology);
                 }
@@ -188,7 +188,7 @@ impl Caller {
                 .map(Response::into_inner)
                 .map_err(|status| of_status(&status))?;
             self.learn(&topology);
-            Ok(topology)
+            Ok(Arc::new(topology))
         };
         let answer = tokio::time::timeout(CONNECT_WITHIN, asked).await;
         answer.unwrap_or(Err(ClientError::TimedOut))
@@ -231,21 +231,11 @@ impl Caller {
         let addresses = self.all_addresses();
         let asked = addresses.iter().map(|to| self.topology_of(to));
         let answers = futures::future::join_all(asked).await;
-        let leaders = answers.into_iter().flatten().flat_map(|it| it.leaders);
+        let leaders = answers.iter().flatten().flat_map(|it| &it.leaders);
         leaders
             .filter(|it| it.partition == partition && !it.api.is_empty())
             .max_by_key(|it| it.term)
-            .map(|it| it.api)
-    }
-
-    /// The partition of a run: by what stands before the first `~`.
-    pub(crate) async fn partition_of(&self, run: &str) -> Result<u32, ClientError> {
-        let partitions = u64::from(self.topology().await?.partitions.max(1));
-        let root = run.split('~').next().unwrap_or_default();
-        Ok(
-            u32::try_from(XxHash3_64::oneshot(root.as_bytes()) % partitions).unwrap_or_default()
-                + 1,
-        )
+            .map(|it| it.api.clone())
     }
 
     /// Calls about a run: its leader first, then any node, until one answers.
@@ -277,7 +267,8 @@ impl Caller {
         let mut wait = WAIT_FIRST;
         loop {
             let mut last = ClientError::Unavailable("no node answered".to_owned());
-            for to in self.candidates(run).await {
+            let mut candidates = Candidates::new(self, run).await;
+            while let Some(to) = candidates.next() {
                 let tried = async {
                     let channel = self.channel(&to).await.map_err(Tried::Next)?;
                     let mut request = Request::new(request.clone());
@@ -309,19 +300,53 @@ impl Caller {
             wait = (wait * 2).min(WAIT_LAST);
         }
     }
+}
 
-    /// The leader first, if it is known.
-    async fn candidates(&self, run: Option<&str>) -> Vec<String> {
-        let mut all = self.all_addresses();
-        if let (Some(run), Ok(topology)) = (run, self.topology().await)
-            && let Ok(partition) = self.partition_of(run).await
-            && let Some(leader) = leader_of(&topology, partition)
-        {
-            all.retain(|it| *it != leader);
-            all.insert(0, leader);
+/// Whom to ask about a run: its leader first, if it is known, and then all others.
+struct Candidates<'a> {
+    caller: &'a Caller,
+    leader: Option<String>,
+    /// Made when it is needed: nearly always the leader answers.
+    others: Option<VecDeque<String>>,
+    began: bool,
+}
+
+impl<'a> Candidates<'a> {
+    async fn new(caller: &'a Caller, run: Option<&str>) -> Self {
+        let leader = match run {
+            Some(run) => {
+                let topology = caller.topology().await.ok();
+                topology.and_then(|it| leader_of(&it, home_of(run, &it)))
+            }
+            None => None,
+        };
+        Self {
+            caller,
+            leader,
+            others: None,
+            began: false,
         }
-        all
     }
+
+    fn next(&mut self) -> Option<String> {
+        let first = !std::mem::replace(&mut self.began, true);
+        if first && self.leader.is_some() {
+            return self.leader.clone();
+        }
+        let others = self.others.get_or_insert_with(|| {
+            let mut all = self.caller.all_addresses();
+            all.retain(|it| Some(it) != self.leader.as_ref());
+            all.into()
+        });
+        others.pop_front()
+    }
+}
+
+/// The partition of a run: by what stands before the first `~`.
+fn home_of(run: &str, topology: &v1::TopologyReply) -> u32 {
+    let root = run.split('~').next().unwrap_or_default();
+    let nth = XxHash3_64::oneshot(root.as_bytes()) % u64::from(topology.partitions.max(1));
+    u32::try_from(nth).unwrap_or_default() + 1
 }
 
 enum Tried {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    call::Caller,
+    call::{Caller, TRY_WITHIN},
     cx::ms,
     digest::{self, Encoded},
     endpoints,
@@ -322,8 +322,12 @@ impl<O> Start<O> {
             return Err(trouble);
         }
         let id = self.request.run_id.clone();
+        let within = TRY_WITHIN + Duration::from_millis(self.request.wait_ms);
         let make = |channel, request| async move { RunsClient::new(channel).start(request).await };
-        let reply = self.caller.call(Some(&id), self.request, make).await?;
+        let reply = self
+            .caller
+            .call_within(Some(&id), self.request, within, make)
+            .await?;
         Ok((
             Run {
                 caller: self.caller,
@@ -333,6 +337,34 @@ impl<O> Start<O> {
             },
             reply,
         ))
+    }
+}
+
+impl<O: Data> Start<O> {
+    /// Starts it, and waits for its end, however long that takes: one call to the cluster where starting and then waiting are two.
+    ///
+    /// ```no_run
+    /// # const ORDER: holdfast::Workflow<String, String> = holdfast::Workflow::new("order");
+    /// # async fn demo(client: holdfast::Client) -> Result<(), holdfast::RunError> {
+    /// let parcel = client.start(ORDER, "order-1001", "1001".to_string()).result().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Run::result`]; what [`Client::start`] may answer comes as `Client`.
+    pub async fn result(mut self) -> Result<O, RunError> {
+        let once = matches!(
+            self.request.if_ended(),
+            v1::IfEnded::Unspecified | v1::IfEnded::ReturnResult
+        );
+        if once {
+            self.request.wait_ms = ms(RESULT_WAIT);
+        }
+        let (run, reply) = self.send().await?;
+        match reply.run {
+            Some(ended) => output(ended),
+            None => run.result().await,
+        }
     }
 }
 
@@ -564,7 +596,7 @@ impl<O> Run<O> {
                 wait_ms: ms(wait),
                 at_least: self.started,
             };
-            let within = wait + Duration::from_secs(5);
+            let within = wait + TRY_WITHIN;
             let make =
                 |channel, request| async move { RunsClient::new(channel).result(request).await };
             let reply = self

@@ -326,6 +326,45 @@ async fn a_result_is_waited_for_until_the_run_has_ended() {
 }
 
 #[tokio::test]
+async fn a_start_that_waits_is_one_call_and_asks_on_for_a_run_that_lasts() {
+    let node = Node::start().await;
+    let client = node.client().await;
+    let told = &node.told;
+    told.starts.then(Err(not_leader()));
+    told.starts.then(Ok(wire::StartReply {
+        run: run_is(wire::RunStatus::Completed).run,
+        ..started()
+    }));
+    let output = client.start(ORDER, "order-1", "1".to_owned()).result();
+    assert_eq!(output.await.unwrap(), "shipped");
+    assert!(told.results.asked().is_empty());
+
+    told.starts.then(Ok(started()));
+    told.results
+        .then(Ok(run_is(wire::RunStatus::Waiting)))
+        .then(Ok(run_is(wire::RunStatus::Completed)));
+    let output = client.start(ORDER, "order-2", "1".to_owned()).result();
+    assert_eq!(output.await.unwrap(), "shipped");
+    assert!(told.starts.asked().iter().all(|it| it.wait_ms > 0));
+}
+
+#[tokio::test]
+async fn a_start_whose_repeat_would_mean_something_else_does_not_wait_in_one_call() {
+    let node = Node::start().await;
+    let client = node.client().await;
+    for ended in [Ended::NewGeneration, Ended::Reject] {
+        node.told.starts.then(Ok(started()));
+        node.told
+            .results
+            .then(Ok(run_is(wire::RunStatus::Completed)));
+        let start = client.start(ORDER, "order-1", "1".to_owned());
+        start.if_ended(ended).result().await.unwrap();
+    }
+    let asked = node.told.starts.asked();
+    assert!(asked.iter().all(|it| it.wait_ms == 0) && asked.len() == 2);
+}
+
+#[tokio::test]
 async fn a_run_that_did_not_complete_says_how_it_ended() {
     let node = Node::start().await;
     let client = node.client().await;

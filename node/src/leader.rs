@@ -29,9 +29,9 @@ use holdfast_scheduler::{
     lead::{Came, Input, Lead, Output, Terms},
     orders::Orders,
     reply::{Reply, Status},
-    rows::{Fault, Key, ReadRows, Row, TypedRows},
+    rows::{Fault, ReadRows, TypedRows},
     time::Timestamp,
-    values::run::Session,
+    views,
 };
 
 use crate::{
@@ -414,7 +414,7 @@ impl Leader {
                 let orders = Orders::rebuild(&rows)?;
                 Ok::<_, Fault>((
                     orders,
-                    all_sessions(&rows)?,
+                    views::sessions(&rows)?,
                     rows.group()?.unwrap_or_default(),
                 ))
             })
@@ -718,19 +718,6 @@ async fn until(when: Option<Instant>) {
         Some(when) => sleep_until(when).await,
         None => std::future::pending().await,
     }
-}
-
-fn all_sessions<R: ReadRows + ?Sized>(rows: &R) -> Result<Vec<Session>, Fault> {
-    let mut sessions = Vec::new();
-    let from = Key::Session(SessionId(0));
-    rows.scan(std::ops::Bound::Included(&from), &mut |_, row| match row {
-        Row::Session(session) => {
-            sessions.push(session);
-            true
-        }
-        _ => false,
-    })?;
-    Ok(sessions)
 }
 
 /// Something to send that has to be made from rows first.

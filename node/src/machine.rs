@@ -4,11 +4,7 @@
 //! the same bytes. Rows are written only when a command counts (`Turn` holds them back), so the cache needs no savepoints.
 //! Not here: rules (`scheduler`), bytes (`proto::domain`), when something is applied (`raft`).
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    ops::{Bound, RangeInclusive},
-};
+use std::{cell::RefCell, collections::HashMap, ops::RangeInclusive};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -22,7 +18,7 @@ use holdfast_scheduler::{
     ids::{Epoch, IntentNo, LogIndex, RunId, SessionId},
     orders::Orders,
     reply::Reply,
-    rows::{self, Key, ReadRows, Row, Rows},
+    rows::{self, Key, ReadRows, Row, Rows, Stretch},
     time::Timestamp,
 };
 
@@ -264,12 +260,12 @@ impl ReadRows for OverlayRows<'_, '_> {
 
     fn scan(
         &self,
-        from: Bound<&Key>,
+        stretch: &Stretch,
         each: &mut dyn FnMut(Key, Row) -> bool,
     ) -> Result<(), rows::Fault> {
         scan(
             |from, to, limit| self.overlay.scan(from, to, limit),
-            from,
+            stretch,
             each,
         )
     }
@@ -302,10 +298,14 @@ impl ReadRows for SnapshotRows<'_, '_> {
 
     fn scan(
         &self,
-        from: Bound<&Key>,
+        stretch: &Stretch,
         each: &mut dyn FnMut(Key, Row) -> bool,
     ) -> Result<(), rows::Fault> {
-        scan(|from, to, limit| self.0.scan(from, to, limit), from, each)
+        scan(
+            |from, to, limit| self.0.scan(from, to, limit),
+            stretch,
+            each,
+        )
     }
 }
 
@@ -321,8 +321,6 @@ fn decode(key: &Key, bytes: &Bytes) -> Result<Row, rows::Fault> {
     stored::decode(key, bytes).map_err(|cause| rows::Fault(format!("row {key:?}: {cause}")))
 }
 
-/// Above every key: kinds are small numbers.
-const END_OF_KEYS: [u8; 1] = [0xff];
 /// The first part of a scan: most look at one or two rows and stop.
 const FIRST_ROWS: usize = 4;
 /// Parts grow, so that a long scan seeks seldom.
@@ -330,21 +328,17 @@ const PART_ROWS_MAX: usize = 1_024;
 
 fn scan(
     part: impl Fn(&[u8], &[u8], usize) -> Result<Vec<(Bytes, Bytes)>, StorageFault>,
-    from: Bound<&Key>,
+    stretch: &Stretch,
     each: &mut dyn FnMut(Key, Row) -> bool,
 ) -> Result<(), rows::Fault> {
-    let mut next = match from {
-        Bound::Included(key) => keys::encode(key).to_vec(),
-        Bound::Excluded(key) => after(&keys::encode(key)),
-        Bound::Unbounded => Vec::new(),
-    };
+    let (mut next, end) = keys::range(stretch);
     let mut limit = FIRST_ROWS;
     loop {
-        let rows = part(&next, &END_OF_KEYS, limit);
+        let rows = part(&next, &end, limit);
         let rows = rows.map_err(|fault| rows::Fault(fault.to_string()))?;
         let full = rows.len() == limit;
         if let Some((last, _)) = rows.last() {
-            next = after(last);
+            next = keys::after(last);
         }
         for (key, value) in rows {
             let key = keys::decode(&key).map_err(|cause| rows::Fault(cause.to_string()))?;
@@ -358,14 +352,6 @@ fn scan(
         }
         limit = (limit * 4).min(PART_ROWS_MAX);
     }
-}
-
-/// The least key above this one.
-fn after(key: &[u8]) -> Vec<u8> {
-    let mut next = Vec::with_capacity(key.len() + 1);
-    next.extend_from_slice(key);
-    next.push(0);
-    next
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! made under its fence so far, so `News` that came before it may be dropped by the worker.
 //! Not here: who gets what (`scheduler::lead`), sending (`streams`).
 
-use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
@@ -18,7 +18,7 @@ use holdfast_scheduler::{
     entry::Work,
     ids::{DeliveryNo, Fence, Generation, IntentNo, RunId, Seq, SessionId},
     reply::{JournalRow, Outcome, StepGrant},
-    rows::{Fault, Key, ReadRows, Row, TypedRows},
+    rows::{Alike, Fault, Key, ReadRows, Row, Stretch, TypedRows},
     time::Timestamp,
     values::{
         run::Run,
@@ -115,11 +115,7 @@ impl<R: ReadRows + ?Sized> Offers<'_, R> {
     }
 
     /// The run, if this is its driver's live fence.
-    fn driven(
-        &self,
-        id: &RunId,
-        fence: Fence,
-    ) -> Result<Option<(std::sync::Arc<Run>, SessionId)>, Fault> {
+    fn driven(&self, id: &RunId, fence: Fence) -> Result<Option<(Arc<Run>, SessionId)>, Fault> {
         let Some(run) = self.rows.run(id)? else {
             return Ok(None);
         };
@@ -137,14 +133,10 @@ impl<R: ReadRows + ?Sized> Offers<'_, R> {
         }
         let from = Key::Journal(run.id.clone(), run.generation, first);
         self.rows
-            .scan(Bound::Included(&from), &mut |key, row| match (key, row) {
-                (Key::Journal(of, life, _), Row::Journal(row))
-                    if of == run.id && life == run.generation =>
-                {
-                    rows.push(row);
-                    true
-                }
-                _ => false,
+            .scan(&Stretch::from(from, Alike::Two), &mut |_, row| {
+                let Row::Journal(row) = row else { return false };
+                rows.push(Arc::unwrap_or_clone(row));
+                true
             })?;
         Ok(rows)
     }
@@ -330,7 +322,9 @@ impl<R: ReadRows + ?Sized> Offers<'_, R> {
 
     fn output(&self, run: &Run, seq: Seq, intent: IntentNo) -> Result<Option<Bytes>, Fault> {
         let row = self.rows.journal_row(&run.id, run.generation, seq)?;
-        let outcomes = row.into_iter().flat_map(|row| row.outcomes);
+        let outcomes = row
+            .into_iter()
+            .flat_map(|row| Arc::unwrap_or_clone(row).outcomes);
         Ok(outcomes
             .filter(|(of, _)| *of == intent)
             .find_map(|(_, outcome)| match outcome {

@@ -89,6 +89,47 @@ async fn a_run_goes_from_start_to_finish() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_waits_answers_how_the_run_ended_at_whatever_node_and_also_when_asked_again() {
+    let cluster = Cluster::formed(1).await;
+    let mut worker = cluster.worker(1).await;
+    for node in 0..3 {
+        let request = v1::StartRequest {
+            wait_ms: 15_000,
+            ..start(&format!("order-{node}"))
+        };
+        let (mut one, mut two) = (cluster.runs(node), cluster.runs((node + 1) % 3));
+        let waits = tokio::spawn({
+            let request = request.clone();
+            async move { one.start(request).await }
+        });
+        let drive = worker.drive().await;
+        // Attaches while the run goes on; both are woken by its end.
+        let also = tokio::spawn(async move { two.start(request).await });
+        worker.finish(&drive).await;
+        for (answer, created) in [(waits, true), (also, false)] {
+            let reply = answer.await.unwrap().unwrap().into_inner();
+            assert_eq!(reply.created, created);
+            let run = reply.run.unwrap();
+            assert_eq!(status_of(&run), v1::RunStatus::Completed);
+            assert_eq!(run.output.as_ref(), b"\"ok\"");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_waits_answers_in_time_for_a_run_that_does_not_end() {
+    let cluster = Cluster::formed(1).await;
+    let _worker = cluster.worker(1).await;
+    let request = v1::StartRequest {
+        wait_ms: 50,
+        ..start("order-1")
+    };
+    let reply = cluster.runs(cluster.any()).start(request).await.unwrap();
+    let reply = reply.into_inner();
+    assert!(reply.created && reply.run.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_of_three_partitions_runs_its_own_runs() {
     let cluster = Cluster::formed(3).await;
     let mut workers = Vec::new();
@@ -380,6 +421,16 @@ async fn what_cannot_be_is_refused_before_it_is_proposed_and_says_why() {
     assert_eq!(
         cluster.refused(unknown_enum).await.code(),
         Code::InvalidArgument
+    );
+    let waits_for_another_life = v1::StartRequest {
+        if_ended: v1::IfEnded::NewGeneration.into(),
+        wait_ms: 1_000,
+        ..start("order-1")
+    };
+    let refused = cluster.refused(waits_for_another_life).await;
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (Code::InvalidArgument, "HF3002")
     );
     let absent = v1::GetRequest {
         run_id: "nobody".into(),

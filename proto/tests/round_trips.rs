@@ -12,6 +12,8 @@
 
 mod samples;
 
+use std::ops::{Bound, RangeBounds};
+
 use bytes::Bytes;
 use holdfast_proto::{
     domain::{keys, log, rows, wire},
@@ -23,10 +25,10 @@ use holdfast_scheduler::{
     ids::*,
     orders::Orders,
     reply::JournalRow,
-    rows::{Key, MemRows},
+    rows::{Alike, Key, MemRows, Stretch},
     time::{Millis, Timestamp},
 };
-use proptest::prelude::*;
+use proptest::{prelude::*, sample::Index};
 use prost::Message;
 use samples::Choices;
 
@@ -152,8 +154,28 @@ proptest! {
         let (a, b) = (keys::encode(&one), keys::encode(&other));
         prop_assert_eq!(&keys::decode(&a).unwrap(), &one);
         prop_assert_eq!(a.cmp(&b), one.cmp(&other));
-        let end = keys::end_of_kind(&one);
-        prop_assert!(a[..] < end[..] && (keys::kind(&other) <= keys::kind(&one)) == (b[..] < end[..]));
+    }
+
+    #[test]
+    fn a_stretch_of_bytes_has_the_keys_that_are_alike_and_no_others(
+        mut one in choices(), mut other in choices(), place in any::<Index>(), byte in any::<u8>()
+    ) {
+        let (one, other) = (one.key(), other.key());
+        let mut near = keys::encode(&one).to_vec();
+        let place = place.index(near.len());
+        near[place] = byte;
+        let near = keys::decode(&near).unwrap_or_else(|_| one.clone());
+        for alike in [Alike::Kind, Alike::One, Alike::Two] {
+            for stretch in [Stretch::from(one.clone(), alike), Stretch::behind(one.clone(), alike)] {
+                let (from, to) = keys::range(&stretch);
+                for key in [&one, &other, &near] {
+                    let bytes = keys::encode(key);
+                    let inside = from[..] <= bytes[..] && bytes[..] < to[..];
+                    let begun = (stretch.first(), Bound::Unbounded).contains(key);
+                    prop_assert_eq!(inside, begun && stretch.reaches(key), "{:?} {:?}", stretch, key);
+                }
+            }
+        }
     }
 
     #[test]

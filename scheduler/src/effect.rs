@@ -3,6 +3,8 @@
 //! An effect may be late, repeated, or collapsed into "read this run again"; nothing is lost by it, since the rows say
 //! the same.
 
+use std::sync::Arc;
+
 use crate::{
     entry::Work,
     ids::{DeliveryNo, Fence, LimitName, Name, RunId, SessionId, Version},
@@ -97,7 +99,7 @@ pub enum Effect {
         /// The number of the delivery.
         delivery: DeliveryNo,
         /// The row that holds it.
-        row: JournalRow,
+        row: Arc<JournalRow>,
     },
     /// An attempt should stop: cancelled, lost, or out of time.
     Stop {

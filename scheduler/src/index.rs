@@ -2,7 +2,10 @@
 //!
 //! Invariant: exact at every position, since they are written in the same savepoint as the runs they speak of.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     effect::{Effect, Ended},
@@ -127,12 +130,13 @@ fn count<R: Rows>(
         return Ok(());
     }
     let (name, version): (Name, Version) = (run.workflow.clone(), run.version);
-    let Some(mut row) = turn.version(&name, version)? else {
+    let Some(row) = turn.version(&name, version)? else {
         return Err(Fault(format!(
             "run {} is pinned to {name}@v{version}, unknown",
             run.id
         )));
     };
+    let mut row = Arc::unwrap_or_clone(row);
     if let Some(status) = before {
         let left = row.open.get(&status).copied().unwrap_or_default();
         assert!(left > 0, "{name}@v{version} counts no run as {status:?}");
@@ -145,7 +149,7 @@ fn count<R: Rows>(
     if let Some(status) = after {
         *row.open.entry(status).or_default() += 1;
     }
-    turn.put(Key::Version(name, version), Row::Version(row));
+    turn.put(Key::Version(name, version), Row::Version(Arc::new(row)));
     Ok(())
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Bound,
     sync::Arc,
 };
 
@@ -10,7 +9,7 @@ use crate::{
     ids::{LimitName, Name, RunId, Version},
     orders::Orders,
     reply::Status,
-    rows::{Class, Fault, Key, Newest, ReadRows, Row, TypedRows},
+    rows::{Alike, Class, Fault, Key, Newest, ReadRows, Row, Stretch, TypedRows},
     time::Timestamp,
     values::{
         run::{Mode, OpenKind, Run},
@@ -130,7 +129,7 @@ fn check_signals<R: ReadRows + ?Sized>(
 ) -> Result<(), Fault> {
     let mut buffered: BTreeMap<RunId, (u32, u64, BTreeSet<Name>)> = BTreeMap::new();
     let from = Key::Signal(RunId::from_stored(""), Name::from_stored(""), (0, 0));
-    rows.scan(Bound::Included(&from), &mut |key, row| {
+    rows.scan(&Stretch::from(from, Alike::Kind), &mut |key, row| {
         let (Key::Signal(run, name, _), Row::Signal(signal)) = (key, row) else {
             return false;
         };
@@ -184,7 +183,7 @@ fn check_lists<R: ReadRows + ?Sized>(
         );
     }
     let from = Key::Finished(RunId::from_stored(""));
-    rows.scan(Bound::Included(&from), &mut |_, row| {
+    rows.scan(&Stretch::from(from, Alike::Kind), &mut |_, row| {
         let Row::Finished(done) = row else {
             return false;
         };
@@ -193,8 +192,16 @@ fn check_lists<R: ReadRows + ?Sized>(
         true
     })?;
     let mut found = BTreeSet::new();
-    let from = Key::ByClass(Class::Live, Newest::from_number(0), RunId::from_stored(""));
-    rows.scan(Bound::Included(&from), &mut |key, _| found.insert(key))?;
+    let (name, version) = (Name::from_stored(""), Version(0));
+    let (newest, id) = (Newest::from_number(0), RunId::from_stored(""));
+    for from in [
+        Key::ByClass(Class::Live, newest, id.clone()),
+        Key::ByWorkflow(name, version, newest, id.clone()),
+        Key::ByTime(newest, id),
+    ] {
+        let list = Stretch::from(from, Alike::Kind);
+        rows.scan(&list, &mut |key, _| found.insert(key))?;
+    }
     if found != expected {
         let odd: Vec<_> = found.symmetric_difference(&expected).collect();
         broken.push(format!("the lists of runs are off by {odd:?}"));
@@ -208,7 +215,7 @@ fn check_counters<R: ReadRows + ?Sized>(
     broken: &mut Vec<String>,
 ) -> Result<(), Fault> {
     let from = Key::Version(Name::from_stored(""), Version(0));
-    rows.scan(Bound::Included(&from), &mut |_, row| {
+    rows.scan(&Stretch::from(from, Alike::Kind), &mut |_, row| {
         let Row::Version(row) = row else { return false };
         let open = counted
             .get(&(row.name.clone(), row.version))

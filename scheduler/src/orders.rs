@@ -3,19 +3,16 @@
 //! Invariant: fed from row changes in apply order, equal to `rebuild` from the rows at every position. Rows hold facts;
 //! nothing here is a fact. Not here: which work goes to whom (`lead`).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Bound,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     effect::Effect,
     entry::Work,
     ids::{LimitName, ProcessId, RunId, SessionId},
-    rows::{Fault, Key, ReadRows, Row},
+    rows::{Alike, Fault, Key, ReadRows, Row, Stretch},
     seeded::{self, Bug},
     time::Timestamp,
-    values::run::{LiveLease, ReadyWork, Run},
+    values::run::{LiveLease, Part, ReadyWork, Run},
 };
 
 /// The orders of one partition.
@@ -42,7 +39,7 @@ impl Orders {
         let mut orders = Self::default();
         let mut unheard = Vec::new();
         let from = Key::Run(RunId::from_stored(""));
-        rows.scan(Bound::Included(&from), &mut |_, row| {
+        rows.scan(&Stretch::from(from, Alike::Kind), &mut |_, row| {
             let Row::Run(run) = row else { return false };
             orders.change(None, Some(&run), &mut unheard);
             if seeded::armed(Bug::DerivedIndexNotRebuilt) {
@@ -64,30 +61,21 @@ impl Orders {
     }
 
     fn change_leases(&mut self, old: Option<&Run>, new: Option<&Run>, effects: &mut Vec<Effect>) {
-        let before = old.map(Run::leases).unwrap_or_default();
-        let after = new.map(Run::leases).unwrap_or_default();
-        for (work, lease) in &before {
-            if after
-                .iter()
-                .any(|(w, l)| w == work && l.fence == lease.fence)
-            {
+        for (part, LiveLease { session, fence, .. }) in without(leases(old), leases(new)) {
+            let Some(work) = old.map(|run| part.of(&run.id)) else {
                 continue;
-            }
-            remove_from(&mut self.leases, &lease.session, work);
-            let (session, fence) = (lease.session, lease.fence);
+            };
+            remove_from(&mut self.leases, &session, &work);
             effects.push(Effect::LeaseEnded {
-                work: work.clone(),
+                work,
                 session,
                 fence,
             });
         }
-        for (work, lease) in after {
-            if before
-                .iter()
-                .any(|(w, l)| *w == work && l.fence == lease.fence)
-            {
+        for (part, lease) in without(leases(new), leases(old)) {
+            let Some(work) = new.map(|run| part.of(&run.id)) else {
                 continue;
-            }
+            };
             effects.push(Effect::LeaseBegan {
                 work: work.clone(),
                 session: lease.session,
@@ -179,6 +167,23 @@ impl Orders {
                 .insert(id.clone());
         }
     }
+}
+
+fn leases(run: Option<&Run>) -> impl Iterator<Item = (Part, LiveLease)> {
+    run.into_iter().flat_map(Run::leased_parts)
+}
+
+/// Of `these` the leases that are not among `those`; both in the order of their parts.
+fn without(
+    these: impl Iterator<Item = (Part, LiveLease)>,
+    those: impl Iterator<Item = (Part, LiveLease)>,
+) -> impl Iterator<Item = (Part, LiveLease)> {
+    let mut those = those.peekable();
+    these.filter(move |(part, lease)| {
+        while those.next_if(|(other, _)| other < part).is_some() {}
+        let same = those.peek();
+        !same.is_some_and(|(other, it)| other == part && it.fence == lease.fence)
+    })
 }
 
 fn remove_from(

@@ -128,25 +128,104 @@ pub enum Row {
     /// Under `Key::Input` and `Key::View`.
     Bytes(Bytes),
     /// Under `Key::Journal`.
-    Journal(JournalRow),
+    Journal(Arc<JournalRow>),
     /// Under `Key::Signal`.
     Signal(Buffered),
     /// Under `Key::Seen` and the index keys: the key says it all.
     Mark,
     /// Under `Key::Session`.
-    Session(Session),
+    Session(Arc<Session>),
     /// Under `Key::Limit`.
     Limit(Limit),
     /// Under `Key::Workflow`.
     Workflow(Workflow),
     /// Under `Key::Version`.
-    Version(VersionRow),
+    Version(Arc<VersionRow>),
 }
 
 /// This replica cannot go on: a row that cannot be decoded, an unknown command or level.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("this replica cannot apply: {0}")]
 pub struct Fault(pub String);
+
+/// Rows of one kind that lie together: where a scan begins, and what all of its keys have in common.
+///
+/// The end matters as much as the beginning: a scan that looked for it would go through all that was deleted behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stretch {
+    from: Key,
+    behind: bool,
+    alike: Alike,
+}
+
+/// What the keys of a stretch have in common with its first one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alike {
+    /// The kind.
+    Kind,
+    /// The kind and the first part.
+    One,
+    /// The kind and the first two parts.
+    Two,
+}
+
+impl Stretch {
+    /// From this key on.
+    pub fn from(from: Key, alike: Alike) -> Self {
+        let behind = false;
+        Self {
+            from,
+            behind,
+            alike,
+        }
+    }
+    /// Behind this key.
+    pub fn behind(from: Key, alike: Alike) -> Self {
+        let behind = true;
+        Self {
+            from,
+            behind,
+            alike,
+        }
+    }
+    /// Where it begins.
+    pub fn first(&self) -> Bound<&Key> {
+        if self.behind {
+            Bound::Excluded(&self.from)
+        } else {
+            Bound::Included(&self.from)
+        }
+    }
+    /// The key that all are like, and in what.
+    pub fn like(&self) -> (&Key, Alike) {
+        (&self.from, self.alike)
+    }
+    /// Whether this key is like the first one; it must not lie before that.
+    pub fn reaches(&self, key: &Key) -> bool {
+        let (one, two) = match (&self.from, key) {
+            (Key::Group, Key::Group) => (true, true),
+            (Key::Run(a), Key::Run(b)) | (Key::Finished(a), Key::Finished(b)) => (a == b, true),
+            (Key::Input(a, x), Key::Input(b, y)) => (a == b, x == y),
+            (Key::Journal(a, x, _), Key::Journal(b, y, _)) => (a == b, x == y),
+            (Key::Signal(a, x, _), Key::Signal(b, y, _)) => (a == b, x == y),
+            (Key::Seen(a, x), Key::Seen(b, y)) => (a == b, x == y),
+            (Key::View(a, x), Key::View(b, y)) => (a == b, x == y),
+            (Key::Session(a), Key::Session(b)) => (a == b, true),
+            (Key::Limit(a), Key::Limit(b)) => (a == b, true),
+            (Key::Workflow(a), Key::Workflow(b)) => (a == b, true),
+            (Key::Version(a, x), Key::Version(b, y)) => (a == b, x == y),
+            (Key::ByClass(a, x, _), Key::ByClass(b, y, _)) => (a == b, x == y),
+            (Key::ByWorkflow(a, x, ..), Key::ByWorkflow(b, y, ..)) => (a == b, x == y),
+            (Key::ByTime(a, x), Key::ByTime(b, y)) => (a == b, x == y),
+            _ => return false, // of another kind
+        };
+        match self.alike {
+            Alike::Kind => true,
+            Alike::One => one,
+            Alike::Two => one && two,
+        }
+    }
+}
 
 /// Rows as they are read.
 pub trait ReadRows {
@@ -156,11 +235,11 @@ pub trait ReadRows {
     /// `Fault`: what is stored there cannot be decoded; this replica must stop.
     fn get(&self, key: &Key) -> Result<Option<Row>, Fault>;
 
-    /// Rows from `from` on, in key order, until `each` says to stop.
+    /// Rows of a stretch, in key order, until `each` says to stop.
     ///
     /// # Errors
     /// `Fault`: as `get`.
-    fn scan(&self, from: Bound<&Key>, each: &mut dyn FnMut(Key, Row) -> bool) -> Result<(), Fault>;
+    fn scan(&self, stretch: &Stretch, each: &mut dyn FnMut(Key, Row) -> bool) -> Result<(), Fault>;
 }
 
 /// Rows as `apply` writes them.
@@ -213,8 +292,9 @@ impl ReadRows for MemRows {
     fn get(&self, key: &Key) -> Result<Option<Row>, Fault> {
         Ok(self.0.get(key).cloned())
     }
-    fn scan(&self, from: Bound<&Key>, each: &mut dyn FnMut(Key, Row) -> bool) -> Result<(), Fault> {
-        for (key, row) in self.0.range::<Key, _>((from, Bound::Unbounded)) {
+    fn scan(&self, stretch: &Stretch, each: &mut dyn FnMut(Key, Row) -> bool) -> Result<(), Fault> {
+        let rows = self.0.range::<Key, _>((stretch.first(), Bound::Unbounded));
+        for (key, row) in rows.take_while(|(key, _)| stretch.reaches(key)) {
             if !each(key.clone(), row.clone()) {
                 break;
             }
@@ -262,17 +342,17 @@ typed! {
     /// What a run was started with.
     input(id: &RunId, generation: Generation) -> Bytes(Bytes) = Key::Input(id.clone(), generation);
     /// One row of a run's journal.
-    journal_row(id: &RunId, generation: Generation, seq: Seq) -> Journal(JournalRow)
+    journal_row(id: &RunId, generation: Generation, seq: Seq) -> Journal(Arc<JournalRow>)
         = Key::Journal(id.clone(), generation, seq);
     /// A view.
     view(id: &RunId, name: &Name) -> Bytes(Bytes) = Key::View(id.clone(), name.clone());
     /// A worker process.
-    session(id: SessionId) -> Session(Session) = Key::Session(id);
+    session(id: SessionId) -> Session(Arc<Session>) = Key::Session(id);
     /// A limit.
     limit(name: &LimitName) -> Limit(Limit) = Key::Limit(name.clone());
     /// A workflow's name.
     workflow(name: &Name) -> Workflow(Workflow) = Key::Workflow(name.clone());
     /// A version of it.
-    version(name: &Name, version: Version) -> Version(VersionRow)
+    version(name: &Name, version: Version) -> Version(Arc<VersionRow>)
         = Key::Version(name.clone(), version);
 }

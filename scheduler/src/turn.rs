@@ -17,7 +17,7 @@ use crate::{
     index,
     orders::Orders,
     reply::{End, JournalRow, Outcome, Reply},
-    rows::{Fault, Key, ReadRows, Row, Rows, TypedRows},
+    rows::{Alike, Fault, Key, ReadRows, Row, Rows, Stretch, TypedRows},
     seeded::{self, Bug},
     time::Timestamp,
     values::{
@@ -255,7 +255,7 @@ impl<'a, R: Rows> Turn<'a, R> {
         }
         self.put(
             Key::Journal(run.id.clone(), run.generation, row.seq),
-            Row::Journal(row),
+            Row::Journal(Arc::new(row)),
         );
     }
 
@@ -323,12 +323,10 @@ impl<'a, R: Rows> Turn<'a, R> {
     fn drop_signals(&mut self, id: &RunId) -> Result<(), Fault> {
         let mut keys = Vec::new();
         let from = Key::Signal(id.clone(), crate::ids::Name::from_stored(""), (0, 0));
-        self.scan(Bound::Included(&from), &mut |key, _| {
-            let own = matches!(&key, Key::Signal(of, _, _) if of == id);
-            if own {
-                keys.push(key);
-            }
-            own
+        let of_run = Stretch::from(from, Alike::One);
+        self.scan(&of_run, &mut |key, _| {
+            keys.push(key);
+            true
         })?;
         for key in keys {
             self.delete(key);
@@ -384,13 +382,14 @@ impl<R: Rows> ReadRows for Turn<'_, R> {
         }
     }
 
-    fn scan(&self, from: Bound<&Key>, each: &mut dyn FnMut(Key, Row) -> bool) -> Result<(), Fault> {
+    fn scan(&self, stretch: &Stretch, each: &mut dyn FnMut(Key, Row) -> bool) -> Result<(), Fault> {
         let mut held = self
             .pending
-            .range::<Key, _>((from, Bound::Unbounded))
+            .range::<Key, _>((stretch.first(), Bound::Unbounded))
+            .take_while(|(key, _)| stretch.reaches(key))
             .peekable();
         let mut wanted = true;
-        self.rows.scan(from, &mut |key, row| {
+        self.rows.scan(stretch, &mut |key, row| {
             while let Some((held_key, held_row)) = held.next_if(|(held_key, _)| **held_key < key) {
                 if let Some(row) = held_row {
                     wanted = each(held_key.clone(), row.clone());

@@ -2,7 +2,7 @@
 //!
 //! One question is always answered: why is this run not moving? `explain` gives the sentence, evidence after it.
 
-use std::{collections::BTreeSet, ops::Bound, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ use crate::{
     effect::Needs,
     ids::{Fence, Generation, IntentNo, LimitName, Name, RunId, Seq, SessionId, Version},
     reply::{End, JournalRow, Status},
-    rows::{Class, Fault, Key, Newest, ReadRows, Row, TypedRows},
+    rows::{Alike, Class, Fault, Key, Newest, ReadRows, Row, Stretch, TypedRows},
     time::{Millis, Timestamp},
     values::{
         limit::Limit,
@@ -114,16 +114,12 @@ pub fn journal<R: ReadRows + ?Sized>(
     if limit == 0 {
         return Ok(found);
     }
-    rows.scan(
-        Bound::Included(&Key::Journal(id.clone(), generation, from)),
-        &mut |key, row| match (key, row) {
-            (Key::Journal(of, life, _), Row::Journal(row)) if of == *id && life == generation => {
-                found.push(row);
-                found.len() < limit
-            }
-            _ => false,
-        },
-    )?;
+    let from = Key::Journal(id.clone(), generation, from);
+    rows.scan(&Stretch::from(from, Alike::Two), &mut |_, row| {
+        let Row::Journal(row) = row else { return false };
+        found.push(Arc::unwrap_or_clone(row));
+        found.len() < limit
+    })?;
     Ok(found)
 }
 
@@ -194,25 +190,24 @@ fn candidates<R: ReadRows + ?Sized>(
         Some((started, id)) => (Newest::first(*started), id.clone()),
         None => (Newest::from_number(0), RunId::from_stored("")),
     };
-    let from = match (&filter.status, &filter.workflow, filter.version) {
-        (Some(status), _, _) => Key::ByClass(Class::from(*status), newest, id),
-        (None, Some(name), Some(version)) => Key::ByWorkflow(name.clone(), version, newest, id),
-        (None, _, _) => Key::ByTime(newest, id),
+    let (from, alike) = match (&filter.status, &filter.workflow, filter.version) {
+        (Some(status), _, _) => (Key::ByClass(Class::from(*status), newest, id), Alike::One),
+        (None, Some(name), Some(version)) => (
+            Key::ByWorkflow(name.clone(), version, newest, id),
+            Alike::Two,
+        ),
+        (None, _, _) => (Key::ByTime(newest, id), Alike::Kind),
     };
     let mut found = Vec::new();
     let most = LOOKED_AT_MAX.max(limit);
-    rows.scan(Bound::Excluded(&from), &mut |key, _| {
-        let place = match (&from, key) {
-            (Key::ByClass(class, ..), Key::ByClass(of, newest, id)) if *class == of => (newest, id),
-            (Key::ByWorkflow(name, version, ..), Key::ByWorkflow(n, v, newest, id))
-                if *name == n && *version == v =>
-            {
-                (newest, id)
-            }
-            (Key::ByTime(..), Key::ByTime(newest, id)) => (newest, id),
-            _ => return false,
+    rows.scan(&Stretch::behind(from, alike), &mut |key, _| {
+        let (Key::ByClass(_, newest, id)
+        | Key::ByWorkflow(_, _, newest, id)
+        | Key::ByTime(newest, id)) = key
+        else {
+            return false;
         };
-        found.push((place.0.time(), place.1));
+        found.push((newest.time(), id));
         found.len() < most
     })?;
     let next = if found.len() >= most {
@@ -320,18 +315,16 @@ pub fn undo_word(run: &Run, owed: &Owed) -> &'static str {
 ///
 /// # Errors
 /// `Fault`: a row cannot be decoded.
-pub fn sessions<R: ReadRows + ?Sized>(rows: &R) -> Result<Vec<Session>, Fault> {
+pub fn sessions<R: ReadRows + ?Sized>(rows: &R) -> Result<Vec<Arc<Session>>, Fault> {
     let mut sessions = Vec::new();
-    rows.scan(
-        Bound::Included(&Key::Session(SessionId(0))),
-        &mut |_, row| {
-            let Row::Session(session) = row else {
-                return false;
-            };
-            sessions.push(session);
-            true
-        },
-    )?;
+    let all = Stretch::from(Key::Session(SessionId(0)), Alike::Kind);
+    rows.scan(&all, &mut |_, row| {
+        let Row::Session(session) = row else {
+            return false;
+        };
+        sessions.push(session);
+        true
+    })?;
     Ok(sessions)
 }
 
@@ -448,7 +441,7 @@ fn waits_for_worker<R: ReadRows + ?Sized>(
 }
 
 fn is_served<R: ReadRows + ?Sized>(rows: &R, needs: &Needs) -> Result<bool, Fault> {
-    let serves = |session: &Session| crate::commands::grant::serves(session, needs);
+    let serves = |session: &Arc<Session>| crate::commands::grant::serves(session, needs);
     Ok(sessions(rows)?.iter().any(serves))
 }
 
@@ -461,7 +454,9 @@ fn unserved_steps<R: ReadRows + ?Sized>(rows: &R, run: &Run) -> Result<Vec<Strin
         };
         let (queue, name) = (step.queue.as_ref().unwrap_or(&run.queue), step.executes());
         let there = sessions(rows)?.into_iter().filter(|it| it.queue == *queue);
-        let registered: BTreeSet<Name> = there.flat_map(|session| session.steps).collect();
+        let registered: BTreeSet<Name> = there
+            .flat_map(|session| Arc::unwrap_or_clone(session).steps)
+            .collect();
         if registered.contains(name) {
             continue;
         }
@@ -694,33 +689,28 @@ impl WorkflowView {
 pub fn workflows<R: ReadRows + ?Sized>(rows: &R) -> Result<Vec<WorkflowView>, Fault> {
     let sessions = sessions(rows)?;
     let served: BTreeSet<(Name, Version)> = sessions
-        .into_iter()
-        .flat_map(|session| session.workflows)
+        .iter()
+        .flat_map(|session| session.workflows.iter().cloned())
         .collect();
     let mut found = Vec::new();
-    rows.scan(
-        Bound::Included(&Key::Workflow(Name::from_stored(""))),
-        &mut |_, row| {
-            let Row::Workflow(row) = row else {
-                return false;
-            };
-            found.push(WorkflowView {
-                name: row.name,
-                current: row.current,
-                versions: Vec::new(),
-            });
-            true
-        },
-    )?;
+    let all = Stretch::from(Key::Workflow(Name::from_stored("")), Alike::Kind);
+    rows.scan(&all, &mut |_, row| {
+        let Row::Workflow(row) = row else {
+            return false;
+        };
+        found.push(WorkflowView {
+            name: row.name,
+            current: row.current,
+            versions: Vec::new(),
+        });
+        true
+    })?;
     for view in &mut found {
         let from = Key::Version(view.name.clone(), Version(0));
-        rows.scan(Bound::Included(&from), &mut |_, row| {
+        rows.scan(&Stretch::from(from, Alike::One), &mut |_, row| {
             let Row::Version(row) = row else { return false };
-            if row.name != view.name {
-                return false;
-            }
             let served = served.contains(&(row.name.clone(), row.version));
-            view.versions.push((row, served));
+            view.versions.push((Arc::unwrap_or_clone(row), served));
             true
         })?;
     }
@@ -733,21 +723,19 @@ pub fn workflows<R: ReadRows + ?Sized>(rows: &R) -> Result<Vec<WorkflowView>, Fa
 /// `Fault`: a row cannot be decoded.
 pub fn limits<R: ReadRows + ?Sized>(rows: &R) -> Result<Vec<LimitView>, Fault> {
     let mut found = Vec::new();
-    rows.scan(
-        Bound::Included(&Key::Limit(LimitName::from_stored(""))),
-        &mut |key, row| {
-            let (Key::Limit(name), Row::Limit(limit)) = (key, row) else {
-                return false;
-            };
-            found.push(LimitView {
-                name,
-                waiting: u64::from(limit.waiting),
-                oldest: limit.oldest,
-                limit,
-            });
-            true
-        },
-    )?;
+    let all = Stretch::from(Key::Limit(LimitName::from_stored("")), Alike::Kind);
+    rows.scan(&all, &mut |key, row| {
+        let (Key::Limit(name), Row::Limit(limit)) = (key, row) else {
+            return false;
+        };
+        found.push(LimitView {
+            name,
+            waiting: u64::from(limit.waiting),
+            oldest: limit.oldest,
+            limit,
+        });
+        true
+    })?;
     Ok(found)
 }
 
@@ -770,14 +758,12 @@ pub struct LimitView {
 /// `Fault`: a row cannot be decoded.
 pub fn live_runs<R: ReadRows + ?Sized>(rows: &R) -> Result<Vec<Arc<Run>>, Fault> {
     let mut found = Vec::new();
-    rows.scan(
-        Bound::Included(&Key::Run(RunId::from_stored(""))),
-        &mut |_, row| {
-            let Row::Run(run) = row else { return false };
-            found.push(run);
-            true
-        },
-    )?;
+    let all = Stretch::from(Key::Run(RunId::from_stored("")), Alike::Kind);
+    rows.scan(&all, &mut |_, row| {
+        let Row::Run(run) = row else { return false };
+        found.push(run);
+        true
+    })?;
     Ok(found)
 }
 
@@ -804,8 +790,8 @@ pub fn paused<R: ReadRows + ?Sized>(rows: &R, most: usize) -> Result<(u64, u64),
         Newest::from_number(0),
         RunId::from_stored(""),
     );
-    rows.scan(Bound::Included(&from), &mut |key, _| {
-        let Key::ByClass(Class::Paused, _, id) = key else {
+    rows.scan(&Stretch::from(from, Alike::One), &mut |key, _| {
+        let Key::ByClass(_, _, id) = key else {
             return false;
         };
         ids.push(id);

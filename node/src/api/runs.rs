@@ -1,9 +1,12 @@
 //! `Runs`: start them, ask about them, tell them things.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::stream::BoxStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::futures::Notified,
+    time::{Instant, timeout_at},
+};
 use tonic::{Request, Response, Status};
 
 use holdfast_proto::{
@@ -24,7 +27,11 @@ use holdfast_scheduler::{
 };
 
 use super::{Api, describe, freshness, opened, status};
-use crate::{machine::SnapshotRows, partitions::Partition, telemetry::name_label};
+use crate::{
+    machine::SnapshotRows,
+    partitions::{Partition, Watch},
+    telemetry::name_label,
+};
 
 /// The longest that `Result` waits; a caller asks again.
 const RESULT_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -42,6 +49,20 @@ pub struct RunsApi(pub Arc<Api>);
 
 fn bad(it: &wire::BadRequest) -> Status {
     status::bad_request(it)
+}
+
+/// The next change of a watched run; created before the run is looked at, so that none is missed.
+type Next<'a> = Pin<Box<Notified<'a>>>;
+
+fn enrolled<'a>(watch: &'a Watch<'_>) -> Next<'a> {
+    let mut next = Box::pin(watch.next());
+    next.as_mut().enable();
+    next
+}
+
+/// When a call that waits so long answers at the latest; none if it does not wait.
+fn until(wait_ms: u64) -> Option<Instant> {
+    (wait_ms > 0).then(|| Instant::now() + Duration::from_millis(wait_ms).min(RESULT_WAIT_MAX))
 }
 
 fn run_id(text: &str) -> Result<RunId, Status> {
@@ -98,6 +119,23 @@ impl RunsApi {
         })
     }
 
+    /// The run once it has ended, or as it was seen last.
+    async fn ended<'a>(
+        &self,
+        partition: &Partition,
+        id: &RunId,
+        mut seen: Option<v1::GetReply>,
+        (watch, mut next): (&'a Watch<'_>, Next<'a>),
+        until: Instant,
+    ) -> Result<Option<v1::GetReply>, Status> {
+        while !seen.as_ref().is_some_and(is_final) && timeout_at(until, next).await.is_ok() {
+            next = enrolled(watch);
+            // This replica has just applied the end that woke us, and a final state never changes.
+            seen = Some(self.describe_now(partition, id)?);
+        }
+        Ok(seen)
+    }
+
     /// Cancel, terminate, pause, resume.
     async fn change<F>(
         &self,
@@ -123,10 +161,15 @@ impl Runs for RunsApi {
         &self,
         request: Request<v1::StartRequest>,
     ) -> Result<Response<v1::StartReply>, Status> {
-        let (hop, it) = opened(request);
+        let (hop, mut it) = opened(request);
         let start = wire::start(it.clone()).map_err(|it| bad(&it))?;
         self.0.disk.verify_starts()?;
+        // It waits here, for whoever leads may change meanwhile.
+        let until = until(std::mem::take(&mut it.wait_ms));
         let partition = self.0.home(&start.run)?;
+        let id = start.run.clone();
+        let watch = until.map(|_| partition.ended.watch(&id));
+        let next = watch.as_ref().map(|watch| enrolled(watch));
         let (run_id, workflow) = (it.run_id.clone(), it.workflow.clone());
         let answer = move |reply, position| match reply {
             Reply::Started {
@@ -144,11 +187,13 @@ impl Runs for RunsApi {
                     generation: generation.0,
                     version: version.0,
                     created,
+                    run: None,
                 })
             }
             _ => Err(status::unexpected("a start")),
         };
-        self.0
+        let mut started = self
+            .0
             .ask(
                 &partition,
                 Ask::Start(start),
@@ -156,7 +201,21 @@ impl Runs for RunsApi {
                 answer,
                 |channel, request| async move { RunsClient::new(channel).start(request).await },
             )
-            .await
+            .await?;
+        if let (Some(until), Some(watch), Some(next)) = (until, &watch, next) {
+            let reply = started.get_mut();
+            let run = if reply.created {
+                None // it ends later than it begins, and then this call is woken
+            } else {
+                let how = freshness(partition.group, false, reply.position);
+                Some(self.describe(&partition, &id, how).await?)
+            };
+            let run = self
+                .ended(&partition, &id, run, (watch, next), until)
+                .await?;
+            reply.run = run.filter(is_final).and_then(|it| it.run);
+        }
+        Ok(started)
     }
 
     async fn get(
@@ -285,19 +344,15 @@ impl Runs for RunsApi {
         let it = request.into_inner();
         let id = run_id(&it.run_id)?;
         let partition = self.0.home(&id)?;
-        let wait = Duration::from_millis(it.wait_ms).min(RESULT_WAIT_MAX);
-        let until = Instant::now() + wait;
         let watch = partition.ended.watch(&id);
         let how = freshness(partition.group, false, it.at_least);
-        let mut next = Box::pin(watch.next());
-        next.as_mut().enable();
-        let mut reply = self.describe(&partition, &id, how).await?;
-        while !is_final(&reply) && timeout_at(until, next).await.is_ok() {
-            next = Box::pin(watch.next());
-            next.as_mut().enable();
-            // This replica has just applied the end that woke us, and a final state never changes.
-            reply = self.describe_now(&partition, &id)?;
-        }
+        let next = enrolled(&watch);
+        let now = self.describe(&partition, &id, how).await?;
+        let Some(until) = until(it.wait_ms) else {
+            return Ok(Response::new(now));
+        };
+        let then = self.ended(&partition, &id, Some(now), (&watch, next), until);
+        let reply = then.await?.ok_or_else(|| describe::no_such_run(&id))?;
         Ok(Response::new(reply))
     }
 

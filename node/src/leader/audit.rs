@@ -2,11 +2,9 @@
 //!
 //! Invariant: a run that is not final owns a wake source. What is found here is a mistake of ours, repaired by a command.
 
-use std::ops::Bound;
-
 use holdfast_scheduler::{
     ids::RunId,
-    rows::{Fault, Key, ReadRows, Row},
+    rows::{Alike, Fault, Key, ReadRows, Row, Stretch},
 };
 
 /// Runs looked at in one part: some milliseconds, during which nothing is applied.
@@ -63,15 +61,12 @@ pub(super) fn part<R: ReadRows + ?Sized>(rows: &R, from: &Behind) -> Result<Part
         last: None,
     };
     let mut left = RUNS_PER_PART;
-    let from = match &from.0 {
-        None => Bound::Included(Key::Run(RunId::from_stored(""))),
-        Some(run) => Bound::Excluded(Key::Run(run.clone())),
+    let all = match &from.0 {
+        None => Stretch::from(Key::Run(RunId::from_stored("")), Alike::Kind),
+        Some(run) => Stretch::behind(Key::Run(run.clone()), Alike::Kind),
     };
-    rows.scan(from.as_ref(), &mut |_, row| {
-        let Row::Run(run) = row else {
-            part.last = None;
-            return false;
-        };
+    rows.scan(&all, &mut |_, row| {
+        let Row::Run(run) = row else { return false };
         if run.wake_source().is_none() {
             part.stuck.push(run.id.clone());
         }

@@ -2,11 +2,13 @@
 //!
 //! `raft` puts group and generation before them. Numbers of kinds are added, never reused.
 
+use std::ops::Bound;
+
 use bytes::Bytes;
 
 use holdfast_scheduler::{
     ids::{Generation, LimitName, Name, RequestId, RunId, Seq, SessionId, Version},
-    rows::{Class, Key, Newest},
+    rows::{Alike, Class, Key, Newest, Stretch},
 };
 
 use super::Undecodable;
@@ -88,9 +90,53 @@ pub fn encode(key: &Key) -> Bytes {
     out.into()
 }
 
-/// The smallest bytes above all keys of this key's kind: where a scan of the kind ends.
-pub fn end_of_kind(key: &Key) -> [u8; 1] {
-    [kind(key) + 1]
+/// The bytes between which the keys of a stretch lie: from these on, and below those.
+pub fn range(stretch: &Stretch) -> (Vec<u8>, Vec<u8>) {
+    let (like, alike) = stretch.like();
+    let first = encode(like);
+    let mut end = first[..common(like, alike)].to_vec();
+    // The least bytes above all that begin like this. Kinds are small numbers, so there are some.
+    while end.pop_if(|last| *last == u8::MAX).is_some() {}
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    match stretch.first() {
+        Bound::Excluded(_) => (after(&first), end),
+        Bound::Included(_) | Bound::Unbounded => (first.to_vec(), end),
+    }
+}
+
+/// How many bytes all keys begin with that are like this one.
+fn common(like: &Key, alike: Alike) -> usize {
+    let text = |text: &str| text.len() + usize::from(!text.is_empty());
+    let (one, two) = match like {
+        Key::Group => (0, 0),
+        Key::Run(run) | Key::Finished(run) => (text(run.as_str()), 0),
+        Key::Input(run, _) | Key::Journal(run, ..) => (text(run.as_str()), 4),
+        Key::Signal(run, name, _) | Key::View(run, name) => {
+            (text(run.as_str()), text(name.as_str()))
+        }
+        Key::Seen(run, id) => (text(run.as_str()), text(id.as_str())),
+        Key::Session(_) => (8, 0),
+        Key::Limit(name) => (text(name.as_str()), 0),
+        Key::Workflow(name) => (text(name.as_str()), 0),
+        Key::Version(name, _) | Key::ByWorkflow(name, ..) => (text(name.as_str()), 4),
+        Key::ByClass(..) => (1, 8),
+        Key::ByTime(_, run) => (8, text(run.as_str())),
+    };
+    match alike {
+        Alike::Kind => 1,
+        Alike::One => 1 + one,
+        Alike::Two => 1 + one + two,
+    }
+}
+
+/// The least key above this one.
+pub fn after(key: &[u8]) -> Vec<u8> {
+    let mut next = Vec::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.push(0);
+    next
 }
 
 /// The key in these bytes.

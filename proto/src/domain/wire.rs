@@ -116,6 +116,12 @@ pub fn start(it: v1::StartRequest) -> Checked<Start> {
         Ok(v1::IfEnded::NewGeneration) => IfEnded::NewGeneration,
         Err(_) => return Err(invalid("if_ended", format!("{} is unknown", it.if_ended))),
     };
+    if it.wait_ms > 0 && if_ended != IfEnded::ReturnResult {
+        return Err(invalid(
+            "wait_ms",
+            "only a start that returns the result of an ended run can wait; start it, and ask for its result",
+        ));
+    }
     let signal = it.signal.map(|signal| -> Checked<_> {
         let id = named("signal.signal_id", RequestId::new(&signal.signal_id))?;
         Ok((

@@ -462,13 +462,13 @@ impl Choices {
                 last: self.maybe(Self::last),
             })),
             Key::Input(..) | Key::View(..) => Row::Bytes(self.bytes()),
-            Key::Journal(..) => Row::Journal(self.journal()),
+            Key::Journal(..) => Row::Journal(Arc::new(self.journal())),
             Key::Signal(..) => Row::Signal(Buffered {
                 id: self.request(),
                 payload: self.bytes(),
             }),
             Key::Seen(..) | Key::ByClass(..) | Key::ByWorkflow(..) | Key::ByTime(..) => Row::Mark,
-            Key::Session(_) => Row::Session(Session {
+            Key::Session(_) => Row::Session(Arc::new(Session {
                 id: self.session(),
                 process: self.process(),
                 worker: self.name(),
@@ -478,7 +478,7 @@ impl Choices {
                 slots: self.n32(),
                 since: self.time(),
                 leaving: self.yes(),
-            }),
+            })),
             Key::Limit(_) => Row::Limit(Limit {
                 spec: self.maybe(Self::limit_spec),
                 tokens_milli: self.n64(),
@@ -492,7 +492,7 @@ impl Choices {
                 name: self.name(),
                 current: Version(self.n32()),
             }),
-            Key::Version(..) => Row::Version(VersionRow {
+            Key::Version(..) => Row::Version(Arc::new(VersionRow {
                 name: self.name(),
                 version: Version(self.n32()),
                 queue: self.name(),
@@ -500,7 +500,7 @@ impl Choices {
                     .list(|it| (it.status(), it.n64()))
                     .into_iter()
                     .collect(),
-            }),
+            })),
         }
     }
 
@@ -607,7 +607,7 @@ impl Choices {
                 ask: self.maybe(Self::text),
                 since: self.time(),
             },
-            _ => OpenKind::Step(Box::new(Step {
+            _ => OpenKind::Step(Arc::new(Step {
                 step: self.name(),
                 queue: self.maybe(Self::name),
                 seq: Seq(self.n32()),

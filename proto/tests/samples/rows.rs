@@ -222,7 +222,7 @@ fn open_steps() -> Vec<OpenKind> {
             1 => (Certainty::AtLeastOnce, GiveUp::Fail),
             _ => (Certainty::AtMostOnce, GiveUp::Compensate),
         };
-        OpenKind::Step(Box::new(Step {
+        OpenKind::Step(Arc::new(Step {
             step: name("charge"),
             queue: (nth > 0).then(|| name("payments")),
             seq: Seq(4),
@@ -528,7 +528,7 @@ pub fn rows() -> Vec<(Key, Row)> {
     ));
     for delivery in [None, Some(DeliveryNo(3))] {
         let key = Key::Journal(id.clone(), Generation(1), Seq(6));
-        rows.push((key, Row::Journal(journal(delivery))));
+        rows.push((key, Row::Journal(Arc::new(journal(delivery)))));
     }
     let signal = Buffered {
         id: RequestId::new("s1").unwrap(),
@@ -544,7 +544,7 @@ pub fn rows() -> Vec<(Key, Row)> {
     ));
     for leaving in [false, true] {
         let key = Key::Session(SessionId(5 << 16));
-        rows.push((key, Row::Session(session(leaving))));
+        rows.push((key, Row::Session(Arc::new(session(leaving)))));
     }
     let declared = Limit {
         spec: Some(limit_spec()),
@@ -569,7 +569,7 @@ pub fn rows() -> Vec<(Key, Row)> {
         open: statuses(),
     };
     let key = Key::Version(name("order"), Version(2));
-    rows.push((key, Row::Version(version)));
+    rows.push((key, Row::Version(Arc::new(version))));
     for class in classes() {
         rows.push((Key::ByClass(class, newest, id.clone()), Row::Mark));
     }

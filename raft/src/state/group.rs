@@ -398,7 +398,7 @@ impl<M: Machine> Applier<M> {
         failpoints::reach("apply::before");
         let at = entry.id.index;
         let (writes, replies, effects) = match entry.kind {
-            EntryKind::Blank | EntryKind::Membership => (Writes::new(), Vec::new(), Vec::new()),
+            EntryKind::Blank | EntryKind::Membership => (Writes::default(), Vec::new(), Vec::new()),
             EntryKind::Normal => {
                 let held = self.shared.held.read();
                 let generation = held.pointer.generation;
@@ -411,7 +411,7 @@ impl<M: Machine> Applier<M> {
                 let mut overlay = Overlay {
                     stored,
                     held: &held,
-                    writes: Writes::new(),
+                    writes: Writes::default(),
                 };
                 let applied = self.machine.apply(&mut overlay, at, &entry.payload);
                 let applied = applied.map_err(|fault| {
@@ -451,13 +451,14 @@ impl<M: Machine> Applier<M> {
     fn write_out(&mut self) -> Result<(), StorageFault> {
         self.held_since = None;
         let group = self.shared.group;
-        let mut batch = WriteBatch::default();
+        let mut batch;
         {
             // Only this thread changes what is held, so reading is enough while the batch is made.
             let held = self.shared.held.read();
             if held.pointer == self.shared.db.pointer(group, ReadTier::All)? {
                 return Ok(());
             }
+            batch = WriteBatch::with_capacity_bytes(held.bytes);
             let prefix = prefix(group, held.pointer.generation);
             let mut stored = prefix.to_vec();
             for (key, value) in &held.writes {
@@ -571,12 +572,12 @@ fn reply(answer: Answer<()>, result: Result<(), StorageFault>) -> Result<(), Sto
     result
 }
 
-/// The running digest: of the digest so far, the entry's index, and its row changes in key order.
+/// The running digest: of the digest so far, the entry's index, and its row changes in the order in which they were made.
 fn digest(before: u128, at: u64, writes: &Writes) -> u128 {
     let mut hasher = XxHash3_128::new();
     hasher.write(&before.to_be_bytes());
     hasher.write(&at.to_be_bytes());
-    for (key, value) in writes {
+    for (key, value) in &writes.rows {
         hasher.write(&(key.len() as u64).to_be_bytes());
         hasher.write(key);
         match value {

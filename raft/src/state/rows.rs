@@ -3,11 +3,14 @@
 //! Invariant: `Held` is whole entries, in log order; it reaches the disk in one batch together with the pointer of its last
 //! entry, so a reader who holds its lock sees one moment.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use parking_lot::RwLockReadGuard;
+use smallvec::SmallVec;
 
 use super::db::{PREFIX_BYTES, prefix, stored_key};
 use super::pointer::Pointer;
@@ -18,13 +21,39 @@ use crate::types::GroupId;
 /// A row as a scan gives it: key (without group and generation) and value.
 pub type Row = (Bytes, Bytes);
 
-/// Writes of whole entries; `None` removes a row.
-pub(super) type Writes = BTreeMap<Bytes, Option<Bytes>>;
+/// A row's new value; `None`: it is removed.
+type Value = Option<Bytes>;
+
+/// A key that is held: most have their bytes in place, so that a search compares what lies together.
+pub(super) type HeldKey = SmallVec<[u8; 56]>;
+
+/// What one entry has written so far, each row once, in the order in which they were written first.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    pub(super) rows: Vec<(Bytes, Value)>,
+    place: HashMap<Bytes, usize, RandomState>,
+}
+
+impl Writes {
+    fn get(&self, key: &[u8]) -> Option<&Value> {
+        self.place.get(key).map(|nth| &self.rows[*nth].1)
+    }
+
+    fn set(&mut self, key: Bytes, value: Value) {
+        match self.place.entry(key) {
+            Entry::Occupied(known) => self.rows[*known.get()].1 = value,
+            Entry::Vacant(new) => {
+                self.rows.push((new.key().clone(), value));
+                new.insert(self.rows.len() - 1);
+            }
+        }
+    }
+}
 
 /// What was applied and is not written out yet, and up to where.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    pub(super) writes: Writes,
+    pub(super) writes: BTreeMap<HeldKey, Value>,
     pub(super) bytes: usize,
     pub(super) pointer: Pointer,
 }
@@ -32,9 +61,9 @@ pub(super) struct Held {
 impl Held {
     /// Takes in the writes of one entry.
     pub(super) fn take(&mut self, writes: Writes) {
-        for (key, value) in writes {
+        for (key, value) in writes.rows {
             self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len) + 64;
-            self.writes.insert(key, value);
+            self.writes.insert(HeldKey::from_slice(&key), value);
         }
     }
 }
@@ -59,10 +88,11 @@ impl Stored<'_> {
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
-    /// Rows with `from <= key < to`, under the layers laid over them, at most `limit`.
+    /// Rows with `from <= key < to`, under what is held and then `newest` laid over them, at most `limit`.
     fn scan(
         &self,
-        layers: &[&Writes],
+        held: &Held,
+        newest: Option<&Writes>,
         (from, to): (&[u8], &[u8]),
         limit: usize,
         direction: Direction,
@@ -70,16 +100,14 @@ impl Stored<'_> {
         if from >= to || limit == 0 {
             return Ok(Vec::new());
         }
-        let mut over = BTreeMap::new();
-        for layer in layers {
-            let range = (Bound::Included(from), Bound::Excluded(to));
-            over.extend(
-                layer
-                    .range::<[u8], _>(range)
-                    .map(|(k, v)| (k.clone(), v.clone())),
-            );
-        }
-        let mut over: Vec<(Bytes, Option<Bytes>)> = over.into_iter().collect();
+        let range = (Bound::Included(from), Bound::Excluded(to));
+        let held = held.writes.range::<[u8], _>(range);
+        let mut over: BTreeMap<&[u8], &Value> =
+            held.map(|(key, value)| (&key[..], value)).collect();
+        let newest = newest.iter().flat_map(|it| &it.rows);
+        let newest = newest.map(|(key, value)| (&key[..], value));
+        over.extend(newest.filter(|(key, _)| from <= *key && *key < to));
+        let mut over: Vec<(&[u8], &Value)> = over.into_iter().collect();
         if matches!(direction, Direction::Reverse) {
             over.reverse();
         }
@@ -93,10 +121,10 @@ impl Stored<'_> {
             let (key, value) = item.map_err(|cause| StorageFault::io("scanning rows", cause))?;
             let key = Bytes::copy_from_slice(&key[8..]);
             while let Some((k, v)) = over.next_if(|(k, _)| before(k, &key)) {
-                rows.extend(v.map(|v| (k, v)));
+                rows.extend(v.clone().map(|v| (Bytes::copy_from_slice(k), v)));
             }
             match over.next_if(|(k, _)| *k == key) {
-                Some((_, newer)) => rows.extend(newer.map(|newer| (key, newer))),
+                Some((_, newer)) => rows.extend(newer.clone().map(|newer| (key, newer))),
                 None => rows.push((key, Bytes::from(value))),
             }
             if rows.len() >= limit {
@@ -106,7 +134,11 @@ impl Stored<'_> {
         while rows.len() < limit
             && let Some((key, value)) = over.next()
         {
-            rows.extend(value.map(|value| (key, value)));
+            rows.extend(
+                value
+                    .clone()
+                    .map(|value| (Bytes::copy_from_slice(key), value)),
+            );
         }
         rows.truncate(limit);
         Ok(rows)
@@ -158,12 +190,12 @@ impl Overlay<'_> {
 
     /// Writes a row.
     pub fn put(&mut self, key: Bytes, value: Bytes) {
-        self.writes.insert(key, Some(value));
+        self.writes.set(key, Some(value));
     }
 
     /// Removes a row.
     pub fn delete(&mut self, key: Bytes) {
-        self.writes.insert(key, None);
+        self.writes.set(key, None);
     }
 
     /// Rows with `from <= key < to` in order, at most `limit`.
@@ -171,9 +203,9 @@ impl Overlay<'_> {
     /// # Errors
     /// As for [`Overlay::get`].
     pub fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>, StorageFault> {
-        let layers = [&self.held.writes, &self.writes];
+        let (held, newest) = (self.held, Some(&self.writes));
         self.stored
-            .scan(&layers, (from, to), limit, Direction::Forward)
+            .scan(held, newest, (from, to), limit, Direction::Forward)
     }
 
     /// As [`Overlay::scan`], the greatest key first.
@@ -186,9 +218,9 @@ impl Overlay<'_> {
         to: &[u8],
         limit: usize,
     ) -> Result<Vec<Row>, StorageFault> {
-        let layers = [&self.held.writes, &self.writes];
+        let (held, newest) = (self.held, Some(&self.writes));
         self.stored
-            .scan(&layers, (from, to), limit, Direction::Reverse)
+            .scan(held, newest, (from, to), limit, Direction::Reverse)
     }
 }
 
@@ -221,7 +253,7 @@ impl RowSnapshot<'_> {
     /// The disk cannot be read.
     pub fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>, StorageFault> {
         self.stored
-            .scan(&[&self.held.writes], (from, to), limit, Direction::Forward)
+            .scan(&self.held, None, (from, to), limit, Direction::Forward)
     }
 
     /// As [`RowSnapshot::scan`], the greatest key first.
@@ -235,7 +267,7 @@ impl RowSnapshot<'_> {
         limit: usize,
     ) -> Result<Vec<Row>, StorageFault> {
         self.stored
-            .scan(&[&self.held.writes], (from, to), limit, Direction::Reverse)
+            .scan(&self.held, None, (from, to), limit, Direction::Reverse)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `Admit`: lets waiters of a limit pass, first come first served, as far as their limits admit.
 
-use std::{ops::Bound, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     bounds,
@@ -9,7 +9,7 @@ use crate::{
     entry::{Admit, Work},
     ids::{IntentNo, RunId, SessionId},
     reply::Reply,
-    rows::{Fault, Key, ReadRows, Row, Rows, TypedRows},
+    rows::{Alike, Fault, Key, ReadRows, Row, Rows, Stretch, TypedRows},
     turn::Turn,
     values::run::{Run, Session},
 };
@@ -67,22 +67,20 @@ fn look_again<R: Rows>(turn: &mut Turn<'_, R>, it: &Admit) -> Result<(), Fault> 
     Ok(())
 }
 
-fn sessions<R: Rows>(turn: &Turn<'_, R>) -> Result<Vec<Session>, Fault> {
+fn sessions<R: Rows>(turn: &Turn<'_, R>) -> Result<Vec<Arc<Session>>, Fault> {
     let mut sessions = Vec::new();
-    turn.scan(
-        Bound::Included(&Key::Session(SessionId(0))),
-        &mut |_, row| {
-            let Row::Session(session) = row else {
-                return false;
-            };
-            sessions.push(session);
-            true
-        },
-    )?;
+    let all = Stretch::from(Key::Session(SessionId(0)), Alike::Kind);
+    turn.scan(&all, &mut |_, row| {
+        let Row::Session(session) = row else {
+            return false;
+        };
+        sessions.push(session);
+        true
+    })?;
     Ok(sessions)
 }
 
-fn is_served(run: &Run, intent: IntentNo, sessions: &[Session]) -> bool {
+fn is_served(run: &Run, intent: IntentNo, sessions: &[Arc<Session>]) -> bool {
     let Some(step) = run.step(intent) else {
         return false;
     };
@@ -104,7 +102,7 @@ fn pass<R: Rows>(
     turn: &mut Turn<'_, R>,
     id: &RunId,
     intent: IntentNo,
-    sessions: &[Session],
+    sessions: &[Arc<Session>],
 ) -> Result<Reply, Fault> {
     let Some(run) = turn.run(id)?.filter(|run| run.is_live()) else {
         return Ok(Reply::Moot);

@@ -3,7 +3,7 @@
 //! The fence is judged before anything else, the repeat next. Results count, each by its step's fence; intents unless the
 //! run was interrupted; an ending unless deliveries wait, for history decides and speculation never does.
 
-use std::{ops::Bound, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -14,7 +14,7 @@ use crate::{
     entry::{Advance, AttemptOutcome, Intent, IntentKind, StepSpec, TimerSpec, Trouble},
     ids::{DeliveryNo, IntentNo},
     reply::{AdvanceOutcome, Advanced, End, JournalRow, Outcome, Rejected, Reply, StepGrant},
-    rows::{Fault, Key, ReadRows, Row, Rows, TypedRows},
+    rows::{Alike, Fault, Key, ReadRows, Row, Rows, Stretch, TypedRows},
     seeded::{self, Bug},
     turn::{Facts, Turn},
     values::{
@@ -430,7 +430,7 @@ fn open_step<R: Rows>(
         admitted: false,
         tries: Tries::new(TryState::Scheduled { since: turn.now }),
     };
-    let what = OpenKind::Step(Box::new(step));
+    let what = OpenKind::Step(Arc::new(step));
     common::open(run, intent.number, intent.key.clone(), what);
     if !spec.limits.is_empty() {
         common::schedule(turn, run, intent.number)?;
@@ -495,15 +495,10 @@ fn unseen<R: Rows>(
     }
     let mut rows = Vec::new();
     let from = Key::Journal(id.clone(), generation, drive.unseen_from);
-    turn.scan(Bound::Included(&from), &mut |key, row| {
-        let (Key::Journal(of, life, _), Row::Journal(row)) = (key, row) else {
-            return false;
-        };
-        if of != id || life != generation {
-            return false;
-        }
+    turn.scan(&Stretch::from(from, Alike::Two), &mut |_, row| {
+        let Row::Journal(row) = row else { return false };
         if row.delivery.is_some_and(|number| number > seen) {
-            rows.push(row);
+            rows.push(Arc::unwrap_or_clone(row));
         }
         true
     })?;

@@ -52,7 +52,7 @@ pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Attach) -> Result<Reply, Faul
         since,
         leaving: false,
     };
-    turn.put(Key::Session(id), Row::Session(session));
+    turn.put(Key::Session(id), Row::Session(Arc::new(session)));
     let warnings = register(turn, it)?;
     declare_limits(turn, it)?;
     absolve(turn, &it.process)?;
@@ -95,7 +95,10 @@ fn register<R: Rows>(turn: &mut Turn<'_, R>, it: &Attach) -> Result<Vec<String>,
                     queue: it.queue.clone(),
                     open: BTreeMap::new(),
                 };
-                turn.put(Key::Version(name.clone(), *version), Row::Version(row));
+                turn.put(
+                    Key::Version(name.clone(), *version),
+                    Row::Version(Arc::new(row)),
+                );
             }
         }
     }

@@ -1,12 +1,10 @@
 //! `Deploy`: moves a workflow's `current`. Open runs keep their pin.
 
-use std::ops::Bound;
-
 use crate::{
     entry::Deploy,
     ids::{Name, Version},
     reply::{Rejected, Reply},
-    rows::{Fault, Key, ReadRows, Row, Rows, TypedRows},
+    rows::{Alike, Fault, Key, ReadRows, Row, Rows, Stretch, TypedRows},
     turn::Turn,
     values::run::Workflow,
 };
@@ -43,15 +41,12 @@ pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Deploy) -> Result<Reply, Faul
 
 fn versions<R: Rows>(turn: &Turn<'_, R>, of: &Name) -> Result<Vec<String>, Fault> {
     let mut versions = Vec::new();
-    turn.scan(
-        Bound::Included(&Key::Version(of.clone(), Version(0))),
-        &mut |key, _| match key {
-            Key::Version(name, version) if name == *of => {
-                versions.push(format!("v{version}"));
-                true
-            }
-            _ => false,
-        },
-    )?;
+    let all = Stretch::from(Key::Version(of.clone(), Version(0)), Alike::One);
+    turn.scan(&all, &mut |key, _| {
+        if let Key::Version(_, version) = key {
+            versions.push(format!("v{version}"));
+        }
+        true
+    })?;
     Ok(versions)
 }

@@ -35,9 +35,9 @@ pub fn detach<R: Rows>(turn: &mut Turn<'_, R>, id: SessionId) -> Result<Reply, F
         turn.attempt(|turn| {
             let session = Session {
                 leaving: true,
-                ..session
+                ..Arc::unwrap_or_clone(session)
             };
-            turn.put(Key::Session(id), Row::Session(session));
+            turn.put(Key::Session(id), Row::Session(Arc::new(session)));
             turn.effect(Effect::SessionEnded(id));
             Ok(Reply::Done)
         })?;

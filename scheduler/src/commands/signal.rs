@@ -1,6 +1,6 @@
 //! `Signal`: a message to a run. Taken once per id, first come first served, buffered until a wait takes it.
 
-use std::{ops::Bound, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ use crate::{
     entry::Signal,
     ids::{IntentNo, Name, RunId},
     reply::{Outcome, Rejected, Reply},
-    rows::{Fault, Key, ReadRows, Row, Rows, TypedRows},
+    rows::{Alike, Fault, Key, ReadRows, Row, Rows, Stretch, TypedRows},
     seeded::{self, Bug},
     turn::{Facts, Turn},
     values::run::{Buffered, OpenKind, Run},
@@ -107,15 +107,11 @@ fn first_buffered<R: Rows>(
 ) -> Result<Option<(Key, Bytes)>, Fault> {
     let mut first = None;
     let from = Key::Signal(run.clone(), name.clone(), (0, 0));
-    turn.scan(Bound::Included(&from), &mut |key, row| {
-        if let (Key::Signal(of, called, _), Row::Signal(buffered)) = (&key, row)
-            && of == run
-            && called == name
-        {
+    turn.scan(&Stretch::from(from, Alike::Two), &mut |key, row| {
+        if let Row::Signal(buffered) = row {
             first = Some((key, buffered.payload));
-            return seeded::armed(Bug::SignalsOvertake);
         }
-        false
+        seeded::armed(Bug::SignalsOvertake)
     })?;
     Ok(first)
 }

@@ -1,7 +1,5 @@
 //! `Start`: start a run, or attach to the one that has this id and this input.
 
-use std::ops::Bound;
-
 use crate::{
     bounds,
     commands::signal,
@@ -9,7 +7,7 @@ use crate::{
     ids::{Generation, IntentNo, Name, RequestId, RunId, Seq},
     index,
     reply::{Rejected, Reply},
-    rows::{Fault, Key, ReadRows, Row, Rows, TypedRows},
+    rows::{Alike, Fault, Key, ReadRows, Row, Rows, Stretch, TypedRows},
     seeded::{self, Bug},
     turn::Turn,
     values::run::{Buffered, Finished, Mode, Run},
@@ -78,7 +76,7 @@ pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Start) -> Result<Reply, Fault
         turn.delete(Key::Finished(it.run.clone()));
         forget(turn, &it.run)?;
     }
-    let run = begin(turn, it, generation, version.version, version.queue);
+    let run = begin(turn, it, generation, version.version, version.queue.clone());
     turn.store_run(run);
     Ok(Reply::Started {
         generation,
@@ -119,13 +117,9 @@ fn forget<R: Rows>(turn: &mut Turn<'_, R>, id: &RunId) -> Result<(), Fault> {
         Key::Seen(id.clone(), RequestId::from_stored("")),
         Key::View(id.clone(), Name::from_stored("")),
     ] {
-        turn.scan(Bound::Included(&from), &mut |key, _| {
-            let own = matches!((&from, &key),
-                (Key::Seen(..), Key::Seen(of, _)) | (Key::View(..), Key::View(of, _)) if of == id);
-            if own {
-                keys.push(key);
-            }
-            own
+        turn.scan(&Stretch::from(from, Alike::One), &mut |key, _| {
+            keys.push(key);
+            true
         })?;
     }
     for key in keys {
@@ -226,16 +220,14 @@ pub fn too_large(what: &str, bytes: usize) -> Rejected {
 /// Registered workflows, the most similar names first.
 fn nearest<R: Rows>(turn: &Turn<'_, R>, to: &Name) -> Result<Vec<String>, Fault> {
     let mut names = Vec::new();
-    turn.scan(
-        Bound::Included(&Key::Workflow(Name::from_stored(""))),
-        &mut |key, _| {
-            let Key::Workflow(name) = key else {
-                return false;
-            };
-            names.push(name.as_str().to_owned());
-            names.len() < bounds::REGISTRATIONS_PER_SESSION_MAX
-        },
-    )?;
+    let all = Stretch::from(Key::Workflow(Name::from_stored("")), Alike::Kind);
+    turn.scan(&all, &mut |key, _| {
+        let Key::Workflow(name) = key else {
+            return false;
+        };
+        names.push(name.as_str().to_owned());
+        names.len() < bounds::REGISTRATIONS_PER_SESSION_MAX
+    })?;
     names.sort_by_key(|name| distance(name, to.as_str()));
     names.truncate(NAMES_LISTED_MAX);
     Ok(names)

@@ -1,6 +1,9 @@
 //! `Hot`: the leader's picture of what waits and what is leased, fed on every replica, so that a takeover rebuilds nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     effect::{Effect, Needs},
@@ -85,7 +88,7 @@ impl Eq for Leased {}
 
 impl Hot {
     /// Made from the rows alone; leases are as fresh as can be.
-    pub fn rebuild(orders: &Orders, sessions: &[Session], mono: u64) -> Self {
+    pub fn rebuild(orders: &Orders, sessions: &[Arc<Session>], mono: u64) -> Self {
         let mut hot = Self::default();
         for session in sessions.iter().filter(|session| !session.leaving) {
             hot.attached(

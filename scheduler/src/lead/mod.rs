@@ -53,7 +53,7 @@ pub enum Input {
         /// From the rows.
         orders: Box<Orders>,
         /// All session rows.
-        sessions: Vec<Session>,
+        sessions: Vec<Arc<Session>>,
     },
     /// One run as its row has it now; none: it is not live any more.
     Reread(RunId, Option<Arc<Run>>),
@@ -302,7 +302,7 @@ impl Lead {
         std::mem::take(&mut self.out)
     }
 
-    fn rebuild(&mut self, orders: &Orders, sessions: &[Session], mono: u64) {
+    fn rebuild(&mut self, orders: &Orders, sessions: &[Arc<Session>], mono: u64) {
         self.hot = Hot::rebuild(orders, sessions, mono);
         for session in sessions.iter().filter(|session| !session.leaving) {
             self.fresh(session.id, mono);
@@ -439,7 +439,7 @@ impl Lead {
                 ..
             } => {
                 if acts && self.sessions.is_open(session) {
-                    let (rows, grants) = (vec![row], Vec::new());
+                    let (rows, grants) = (vec![Arc::unwrap_or_clone(row)], Vec::new());
                     self.out.push(Output::News {
                         session,
                         run,

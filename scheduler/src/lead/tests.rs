@@ -140,7 +140,7 @@ fn no_beat_is_echoed_while_an_expiry_is_under_way_though_its_worker_attached_aga
     let id = expiry.expect("it was silent for a whole term");
     lead.step(Input::Effects(vec![attached()]), 5_002, Timestamp(0));
     let orders = Box::default();
-    let sessions = vec![session()];
+    let sessions = vec![Arc::new(session())];
     lead.step(Input::Rebuild { orders, sessions }, 5_003, Timestamp(0));
     let beat = || Input::Beat {
         session: SESSION,

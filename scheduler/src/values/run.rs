@@ -4,7 +4,7 @@
 //! ends only when nothing is leased and no undo is owed. What follows from a run (order, counters, deadlines) is derived
 //! from its row by `index` and `orders`, never written by hand.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
@@ -172,7 +172,7 @@ pub struct Open {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OpenKind {
     /// A step.
-    Step(Box<Step>),
+    Step(Arc<Step>),
     /// A timer.
     Timer {
         /// When it fires.
@@ -202,6 +202,28 @@ pub struct LiveLease {
     pub timeout: Option<Millis>,
     /// Longest silence between heartbeats.
     pub heartbeat: Option<Millis>,
+}
+
+/// What of a run a lease may be for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Its function.
+    Run,
+    /// A step, or its probe.
+    Step(IntentNo),
+    /// The undo of a step.
+    Undo(IntentNo),
+}
+
+impl Part {
+    /// As work of this run.
+    pub fn of(self, run: &RunId) -> Work {
+        match self {
+            Self::Run => Work::Run(run.clone()),
+            Self::Step(intent) => Work::Step(run.clone(), intent),
+            Self::Undo(intent) => Work::Undo(run.clone(), intent),
+        }
+    }
 }
 
 /// Work that waits for a worker.
@@ -322,7 +344,7 @@ impl Run {
     /// The step with this number, to change it.
     pub fn step_mut(&mut self, intent: IntentNo) -> Option<&mut Step> {
         match self.open.get_mut(&intent).map(|open| &mut open.what) {
-            Some(OpenKind::Step(step)) => Some(step),
+            Some(OpenKind::Step(step)) => Some(Arc::make_mut(step)),
             Some(OpenKind::Timer { .. } | OpenKind::Wait { .. }) | None => None,
         }
     }
@@ -405,31 +427,33 @@ impl Run {
 
     /// Live leases in it.
     pub fn leases(&self) -> Vec<(Work, LiveLease)> {
-        let mut leases = Vec::new();
-        if let Some(drive) = &self.drive {
+        let leases = self.leased_parts();
+        leases
+            .map(|(part, lease)| (part.of(&self.id), lease))
+            .collect()
+    }
+
+    /// Live leases in it, in the order of its parts.
+    pub fn leased_parts(&self) -> impl Iterator<Item = (Part, LiveLease)> {
+        let drive = self.drive.iter().map(|drive| {
             let lease = LiveLease {
                 session: drive.session,
                 fence: drive.fence,
                 timeout: None,
                 heartbeat: None,
             };
-            leases.push((Work::Run(self.id.clone()), lease));
-        }
-        for (intent, step) in self.steps() {
-            if let Some(lease) = step.tries.lease() {
-                let live = live(lease, step.timeout, step.heartbeat);
-                leases.push((Work::Step(self.id.clone(), intent), live));
-            }
-        }
-        for owed in &self.undos {
-            if let Some(lease) = owed.tries.as_ref().and_then(Tries::lease) {
-                leases.push((
-                    Work::Undo(self.id.clone(), owed.intent),
-                    live(lease, None, None),
-                ));
-            }
-        }
-        leases
+            (Part::Run, lease)
+        });
+        let steps = self.steps().filter_map(|(intent, step)| {
+            let lease = step.tries.lease()?;
+            let live = live(lease, step.timeout, step.heartbeat);
+            Some((Part::Step(intent), live))
+        });
+        let undos = self.undos.iter().filter_map(|owed| {
+            let lease = owed.tries.as_ref().and_then(Tries::lease)?;
+            Some((Part::Undo(owed.intent), live(lease, None, None)))
+        });
+        drive.chain(steps).chain(undos)
     }
 
     /// Work in it that waits for a worker.

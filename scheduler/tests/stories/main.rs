@@ -17,7 +17,7 @@ use holdfast_scheduler::{
     entry::*,
     ids::*,
     reply::*,
-    rows::{Fault, Key, MemRows, ReadRows, Row, TypedRows},
+    rows::{Fault, Key, MemRows, ReadRows, Row, Stretch, TypedRows},
     time::Millis,
     values::run::{Mode, Run},
     views,
@@ -1026,12 +1026,8 @@ impl ReadRows for OnlyLimits<'_> {
         panic!("{key:?} was read")
     }
 
-    fn scan(
-        &self,
-        from: std::ops::Bound<&Key>,
-        each: &mut dyn FnMut(Key, Row) -> bool,
-    ) -> Result<(), Fault> {
-        self.0.scan(from, &mut |key, row| {
+    fn scan(&self, stretch: &Stretch, each: &mut dyn FnMut(Key, Row) -> bool) -> Result<(), Fault> {
+        self.0.scan(stretch, &mut |key, row| {
             assert!(
                 key >= Key::Limit(LimitName::from_stored("")),
                 "{key:?} was read"

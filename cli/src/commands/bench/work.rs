@@ -54,9 +54,9 @@ impl Kind {
     pub async fn once(self, client: &Client) -> Result<Option<Instant>, Failure> {
         let id = uuid::Uuid::now_v7().to_string();
         match self {
-            Self::Steps(n) => drop(client.start(STEPS, id, n).await?.result().await?),
-            Self::FanOut(n) => drop(client.start(FAN_OUT, id, n).await?.result().await?),
-            Self::Payload(bytes) => drop(client.start(CARRIES, id, bytes).await?.result().await?),
+            Self::Steps(n) => drop(client.start(STEPS, id, n).result().await?),
+            Self::FanOut(n) => drop(client.start(FAN_OUT, id, n).result().await?),
+            Self::Payload(bytes) => drop(client.start(CARRIES, id, bytes).result().await?),
             Self::Signal => {
                 let run = client.start(WAITS, id, ()).await?;
                 let sent = Instant::now();

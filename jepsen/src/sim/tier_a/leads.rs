@@ -4,7 +4,10 @@
 //! expiry was proposed; a session expires only after a silent term; who has no open stream gets nothing; what a leader
 //! believes of ready work, leases and sessions is what the rows say. Not here: who beats and when (`leaders`).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use holdfast_scheduler::{
     effect::Effect,
@@ -515,7 +518,7 @@ fn clock(rows: &MemRows) -> Timestamp {
     }
 }
 
-fn sessions(rows: &MemRows) -> Vec<Session> {
+fn sessions(rows: &MemRows) -> Vec<Arc<Session>> {
     let from = rows.iter_from(&Key::Session(SessionId(0)));
     let sessions = from.map_while(|(_, row)| match row {
         Row::Session(session) => Some(session.clone()),

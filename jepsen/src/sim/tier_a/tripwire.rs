@@ -3,9 +3,9 @@
 //! Invariant: a planted break lies within the command's savepoint, never in what makes it count. Which reads those are is
 //! learnt by applying the command to a copy first.
 
-use std::{cell::Cell, ops::Bound, panic::resume_unwind};
+use std::{cell::Cell, panic::resume_unwind};
 
-use holdfast_scheduler::rows::{Fault, Key, MemRows, ReadRows, Row, Rows};
+use holdfast_scheduler::rows::{Fault, Key, MemRows, ReadRows, Row, Rows, Stretch};
 
 /// One row changed.
 #[derive(Debug, Clone)]
@@ -95,9 +95,9 @@ impl ReadRows for Tripwire {
         self.read();
         self.rows.get(key)
     }
-    fn scan(&self, from: Bound<&Key>, each: &mut dyn FnMut(Key, Row) -> bool) -> Result<(), Fault> {
+    fn scan(&self, stretch: &Stretch, each: &mut dyn FnMut(Key, Row) -> bool) -> Result<(), Fault> {
         self.read();
-        self.rows.scan(from, each)
+        self.rows.scan(stretch, each)
     }
 }
 

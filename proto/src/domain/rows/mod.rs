@@ -72,16 +72,16 @@ pub fn decode(key: &Key, bytes: &Bytes) -> Result<Row, Undecodable> {
         Key::Run(_) => Row::Run(Arc::new(take_run(from)?)),
         Key::Finished(_) => Row::Finished(Arc::new(take_finished(from)?)),
         Key::Input(..) | Key::View(..) => Row::Bytes(bytes.slice(1..)),
-        Key::Journal(..) => Row::Journal(take_journal(from)?),
+        Key::Journal(..) => Row::Journal(Arc::new(take_journal(from)?)),
         Key::Signal(..) => Row::Signal(take_signal(from)?),
         Key::Seen(..) | Key::ByClass(..) | Key::ByWorkflow(..) | Key::ByTime(..) => Row::Mark,
-        Key::Session(_) => Row::Session(take_session(from)?),
+        Key::Session(_) => Row::Session(Arc::new(take_session(from)?)),
         Key::Limit(_) => Row::Limit(take_limit(from)?),
         Key::Workflow(_) => {
             let (name, current) = take_registered(from)?;
             Row::Workflow(Workflow { name, current })
         }
-        Key::Version(..) => Row::Version(take_version(from)?),
+        Key::Version(..) => Row::Version(Arc::new(take_version(from)?)),
     })
 }
 

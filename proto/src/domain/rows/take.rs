@@ -1,6 +1,6 @@
 //! How each row is read: one function per message. What is missing and must be there is an `Undecodable`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
@@ -281,7 +281,7 @@ fn take_open(from: Reader<'_>) -> Result<(IntentNo, Open), Undecodable> {
         what = Some(match number {
             1 => return field.to(&mut intent),
             2 => return field.message_to(&mut key, take_step_key),
-            3 => OpenKind::Step(Box::new(take_step(field.message()?)?)),
+            3 => OpenKind::Step(Arc::new(take_step(field.message()?)?)),
             4 => OpenKind::Timer {
                 due: Timestamp::from_field(field)?,
             },
