@@ -10,7 +10,6 @@ use std::ops::Bound;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use parking_lot::RwLockReadGuard;
-use smallvec::SmallVec;
 
 use super::db::{PREFIX_BYTES, prefix, stored_key};
 use super::pointer::Pointer;
@@ -23,9 +22,6 @@ pub type Row = (Bytes, Bytes);
 
 /// A row's new value; `None`: it is removed.
 type Value = Option<Bytes>;
-
-/// A key that is held: most have their bytes in place, so that a search compares what lies together.
-pub(super) type HeldKey = SmallVec<[u8; 56]>;
 
 /// What one entry has written so far, each row once, in the order in which they were written first.
 #[derive(Debug, Default)]
@@ -53,7 +49,7 @@ impl Writes {
 /// What was applied and is not written out yet, and up to where.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    pub(super) writes: BTreeMap<HeldKey, Value>,
+    pub(super) writes: BTreeMap<Bytes, Value>,
     pub(super) bytes: usize,
     pub(super) pointer: Pointer,
 }
@@ -63,7 +59,7 @@ impl Held {
     pub(super) fn take(&mut self, writes: Writes) {
         for (key, value) in writes.rows {
             self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len) + 64;
-            self.writes.insert(HeldKey::from_slice(&key), value);
+            self.writes.insert(key, value);
         }
     }
 }
@@ -102,12 +98,11 @@ impl Stored<'_> {
         }
         let range = (Bound::Included(from), Bound::Excluded(to));
         let held = held.writes.range::<[u8], _>(range);
-        let mut over: BTreeMap<&[u8], &Value> =
-            held.map(|(key, value)| (&key[..], value)).collect();
+        let mut over: BTreeMap<&Bytes, &Value> = held.collect();
         let newest = newest.iter().flat_map(|it| &it.rows);
-        let newest = newest.map(|(key, value)| (&key[..], value));
-        over.extend(newest.filter(|(key, _)| from <= *key && *key < to));
-        let mut over: Vec<(&[u8], &Value)> = over.into_iter().collect();
+        let newest = newest.filter(|(key, _)| from <= &key[..] && &key[..] < to);
+        over.extend(newest.map(|(key, value)| (key, value)));
+        let mut over: Vec<(&Bytes, &Value)> = over.into_iter().collect();
         if matches!(direction, Direction::Reverse) {
             over.reverse();
         }
@@ -121,9 +116,9 @@ impl Stored<'_> {
             let (key, value) = item.map_err(|cause| StorageFault::io("scanning rows", cause))?;
             let key = Bytes::copy_from_slice(&key[8..]);
             while let Some((k, v)) = over.next_if(|(k, _)| before(k, &key)) {
-                rows.extend(v.clone().map(|v| (Bytes::copy_from_slice(k), v)));
+                rows.extend(v.clone().map(|v| (k.clone(), v)));
             }
-            match over.next_if(|(k, _)| *k == key) {
+            match over.next_if(|(k, _)| **k == key) {
                 Some((_, newer)) => rows.extend(newer.clone().map(|newer| (key, newer))),
                 None => rows.push((key, Bytes::from(value))),
             }
@@ -134,11 +129,7 @@ impl Stored<'_> {
         while rows.len() < limit
             && let Some((key, value)) = over.next()
         {
-            rows.extend(
-                value
-                    .clone()
-                    .map(|value| (Bytes::copy_from_slice(key), value)),
-            );
+            rows.extend(value.clone().map(|value| (key.clone(), value)));
         }
         rows.truncate(limit);
         Ok(rows)
