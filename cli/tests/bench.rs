@@ -6,7 +6,13 @@ use std::process::Command;
 use serde_json::Value;
 
 fn measured(workload: &[&str]) -> Value {
-    let common = ["--local", "1", "--secs", "1", "--warm-up", "0", "--json"];
+    serde_json::from_str(&said(workload, "1")).unwrap()
+}
+
+fn said(workload: &[&str], nodes: &str) -> String {
+    let common = [
+        "--local", nodes, "--secs", "1", "--warm-up", "0", "--json",
+    ];
     let ended = Command::new(env!("CARGO_BIN_EXE_holdfast"))
         .arg("bench")
         .args(workload)
@@ -15,7 +21,7 @@ fn measured(workload: &[&str]) -> Value {
         .unwrap();
     let said = String::from_utf8_lossy(&ended.stdout).into_owned();
     assert!(ended.status.success(), "{workload:?}: {ended:?}");
-    serde_json::from_str(&said).unwrap()
+    said
 }
 
 fn number(it: &Value, path: &str) -> f64 {
@@ -59,4 +65,37 @@ fn repeats_are_told_one_by_one_and_by_their_median() {
         (all[1] - number(&it, "/median/runs_per_s")).abs() < 1e-9,
         "{it}"
     );
+}
+
+#[test]
+fn a_store_that_grows_is_measured_part_by_part_and_then_loses_its_leader() {
+    let grows = [
+        "scale",
+        "--finished",
+        "60",
+        "--waiting",
+        "20",
+        "--parts",
+        "2",
+    ];
+    let said = said(&grows, "3");
+    let lines = said.lines().map(|line| serde_json::from_str(line).unwrap());
+    let lines: Vec<Value> = lines.collect();
+    let names: Vec<&str> = lines.iter().filter_map(|it| it["bench"].as_str()).collect();
+    let parts = [
+        "scale 0 finished, 0 waiting",
+        "scale 30 finished, 10 waiting",
+        "scale 60 finished, 20 waiting",
+    ];
+    assert_eq!(
+        names,
+        [parts[0], "scale", parts[1], "scale", parts[2], "scale", "scale"]
+    );
+    for part in 0..3 {
+        assert!(number(&lines[part * 2], "/steps_per_s") > 0.0, "{said}");
+        let disk = number(&lines[part * 2 + 1], "/nodes/2/disk_bytes");
+        assert!(disk > 0.0, "{said}");
+    }
+    assert!(number(&lines[6], "/takeover_first_step_ms") > 0.0);
+    assert!(number(&lines[6], "/restart_ready_ms") > 0.0);
 }

@@ -85,7 +85,10 @@ pub async fn measure(
 }
 
 /// Hits it; answers whom, and the microseconds to the first completed step of a client that knows the other nodes.
-async fn hit(local: &Local, client: &Client, how: How) -> Result<(u16, u64), Failure> {
+///
+/// # Errors
+/// As [`measure`].
+pub async fn hit(local: &Local, client: &Client, how: How) -> Result<(u16, u64), Failure> {
     let node = u16::try_from(leader(client).await?).map_err(Failure::error)?;
     let mut others = local.cluster.endpoints();
     if how != How::Transfer {

@@ -10,6 +10,9 @@ use holdfast_jepsen::cluster::{Cluster, ClusterSpec, Process};
 
 use crate::output::Failure;
 
+/// A process that was asked to end does so well within this, also beside others.
+pub const STOP_WITHIN: Duration = Duration::from_secs(20);
+
 /// A cluster of our own. Ends with the value.
 pub struct Local {
     pub cluster: Cluster,
@@ -65,6 +68,14 @@ impl Local {
             cluster,
             _folder: folder,
         })
+    }
+
+    /// Asks all nodes to end, and waits for that.
+    ///
+    /// # Errors
+    /// One had to be killed, or ended with an error.
+    pub async fn stop(self) -> Result<(), Failure> {
+        self.cluster.stop(STOP_WITHIN).await.map_err(Failure::error)
     }
 
     /// What each node has used so far.

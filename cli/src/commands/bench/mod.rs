@@ -6,6 +6,7 @@ mod load;
 mod local;
 mod raft;
 mod rest;
+mod scale;
 mod spent;
 mod table;
 mod work;
@@ -160,6 +161,18 @@ enum What {
         #[arg(long, default_value_t = 10_000)]
         runs: u32,
     },
+    /// Throughput, memory and disk as the store grows, and then the leader killed
+    Scale {
+        /// Runs that end
+        #[arg(long, default_value_t = 5_000_000)]
+        finished: u64,
+        /// Runs that wait for a month
+        #[arg(long, default_value_t = 1_000_000)]
+        waiting: u64,
+        /// Measured after each of so many parts
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+        parts: u64,
+    },
     /// All of these, one after the other, as the table of docs/benchmarks.md
     Table {
         /// A program that measures a peer: `PROGRAM steps10x256` prints `steps_per_s=… runs_per_s=… p50_ms=… p99_ms=…`
@@ -220,6 +233,7 @@ impl What {
             | Self::Soak { .. }
             | Self::Idle
             | Self::Sleepers { .. }
+            | Self::Scale { .. }
             | Self::Table { .. }
             | Self::Worker => return None,
         })
@@ -267,18 +281,36 @@ impl Bench {
             None => globals.endpoints.clone(),
         };
         let client = Client::connect(&endpoints).await?;
+        let measured = self.with(local.as_ref(), &client, &endpoints).await;
+        if let Some(local) = local {
+            local.stop().await?;
+        }
+        measured
+    }
+
+    async fn with(
+        &self,
+        local: Option<&Local>,
+        client: &Client,
+        endpoints: &[String],
+    ) -> Result<(), Failure> {
         match &self.what {
             What::Raft { conc } => {
-                let noops = |span| raft::noops(&client, *conc, span);
-                self.repeat(local.as_ref(), None, noops).await
+                let noops = |span| raft::noops(client, *conc, span);
+                self.repeat(local, None, noops).await
             }
             What::Idle => {
-                rest::idle(needed(local.as_ref())?, self.span(), self.json).await;
+                rest::idle(needed(local)?, self.span(), self.json).await;
                 Ok(())
             }
             _ => {
-                let worker = work::worker_process(&client, &endpoints).await?;
-                self.with_worker(local.as_ref(), &client, &worker).await
+                let worker = work::worker_process(client, endpoints).await?;
+                let measured = self.with_worker(local, client, &worker).await;
+                worker
+                    .stop(local::STOP_WITHIN)
+                    .await
+                    .map_err(Failure::error)?;
+                measured
             }
         }
     }
@@ -300,6 +332,19 @@ impl Bench {
             }
             What::Sleepers { runs } => {
                 rest::sleepers(needed(local)?, client, *runs, self.json).await
+            }
+            What::Scale {
+                finished,
+                waiting,
+                parts,
+            } => {
+                let growth = scale::Growth {
+                    finished: *finished,
+                    waiting: *waiting,
+                    parts: *parts,
+                };
+                let ours = (client, worker);
+                scale::measure(needed(local)?, ours, growth, self.span(), self.json).await
             }
             other => {
                 let Some((what, kind, pace)) = other.load() else {

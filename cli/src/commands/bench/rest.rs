@@ -47,7 +47,7 @@ pub async fn sleepers(
 ) -> Result<(), Failure> {
     let starting = (0..CALLERS).map(|caller| async move {
         for nth in (caller..runs).step_by(CALLERS as usize) {
-            start_sleeper(client, nth).await?;
+            start_sleeper(client, u64::from(nth)).await?;
         }
         Ok::<(), Failure>(())
     });

@@ -80,11 +80,21 @@ impl Kind {
 ///
 /// # Errors
 /// It could not be started.
-pub async fn start_sleeper(client: &Client, nth: u32) -> Result<(), Failure> {
+pub async fn start_sleeper(client: &Client, nth: u64) -> Result<(), Failure> {
     const MONTH_MS: u64 = 30 * 86_400_000;
     client
         .start(SLEEPS, format!("sleeper-{nth}"), MONTH_MS)
         .await?;
+    Ok(())
+}
+
+/// Starts a run that does nothing, and waits for its end.
+///
+/// # Errors
+/// It could not be started, or failed.
+pub async fn start_finished(client: &Client, nth: u64) -> Result<(), Failure> {
+    let ended = client.start(STEPS, format!("finished-{nth}"), 0).result();
+    ended.await?;
     Ok(())
 }
 
