@@ -10,9 +10,7 @@ fn measured(workload: &[&str]) -> Value {
 }
 
 fn said(workload: &[&str], nodes: &str) -> String {
-    let common = [
-        "--local", nodes, "--secs", "1", "--warm-up", "0", "--json",
-    ];
+    let common = ["--local", nodes, "--secs", "1", "--warm-up", "0", "--json"];
     let ended = Command::new(env!("CARGO_BIN_EXE_holdfast"))
         .arg("bench")
         .args(workload)
@@ -89,7 +87,9 @@ fn a_store_that_grows_is_measured_part_by_part_and_then_loses_its_leader() {
     ];
     assert_eq!(
         names,
-        [parts[0], "scale", parts[1], "scale", parts[2], "scale", "scale"]
+        [
+            parts[0], "scale", parts[1], "scale", parts[2], "scale", "scale"
+        ]
     );
     for part in 0..3 {
         assert!(number(&lines[part * 2], "/steps_per_s") > 0.0, "{said}");

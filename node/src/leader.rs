@@ -23,8 +23,9 @@ use holdfast_raft::{
 };
 use holdfast_scheduler::apply::LEVEL_MAX;
 use holdfast_scheduler::{
+    bounds,
     effect::{Effect, Ended},
-    entry::{Ask, BecomeLeader, Duty, Start, Work},
+    entry::{Ask, BecomeLeader, Collect, Duty, Start, Work},
     ids::{Epoch, FeatureLevel, Fence, Name, NodeId, RunId, Seq, SessionId},
     lead::{Came, Input, Lead, Output, Terms},
     orders::Orders,
@@ -39,6 +40,7 @@ use crate::{
     machine::{Dirty, Engine, Proposal, SnapshotRows},
     offers::Offers,
     partitions::Partition,
+    settings::Retention,
     streams::{Out, entry_of},
     telemetry::name_label,
 };
@@ -105,6 +107,8 @@ pub struct Situation {
     pub boot: Name,
     /// Terms of leases.
     pub terms: Terms,
+    /// How long is kept what is left of runs.
+    pub retention: Retention,
     /// Its clocks.
     pub clock: Arc<dyn Clock>,
 }
@@ -677,6 +681,7 @@ impl Leader {
             metrics::gauge!("holdfast_group_clock_ahead_seconds", "group" => self.partition.group.to_string())
                 .set(ahead_ms as f64 / 1000.0);
         }
+        self.let_go().await;
         let mono = self.situation.clock.mono_ms();
         if let Some(from) = self.audit.due(mono)
             && let Some(found) = self.look(move |rows| audit::part(rows, &from)).await
@@ -691,6 +696,24 @@ impl Leader {
                 let repair = Duty::Repair(run).into();
                 self.partition.replica.propose_with(repair, |_| {});
             }
+        }
+    }
+
+    /// Has collected whose time is over.
+    async fn let_go(&mut self) {
+        let (now, kept) = (self.now(), self.situation.retention);
+        let before = |kept: Duration| {
+            let kept = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
+            Timestamp(now.0.saturating_sub(kept))
+        };
+        let due = Collect {
+            completed: before(kept.completed),
+            failed: before(kept.failed),
+            ids: before(kept.ids),
+            at_most: u32::try_from(bounds::RUNS_PER_DUTY_MAX).unwrap_or(u32::MAX),
+        };
+        if self.look(move |rows| views::is_overripe(rows, &due)).await == Some(true) {
+            self.step(Input::Overripe(due)).await;
         }
     }
 

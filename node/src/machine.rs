@@ -190,7 +190,8 @@ impl Cache {
             | Key::View(..)
             | Key::ByClass(..)
             | Key::ByWorkflow(..)
-            | Key::ByTime(..) => false,
+            | Key::ByTime(..)
+            | Key::Ended(..) => false,
         }
     }
 

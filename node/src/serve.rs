@@ -464,6 +464,7 @@ fn situation(settings: &Settings, groups: &Groups<Engine>, clock: Arc<dyn Clock>
             term_ms: ms(settings.lease.term),
             election_lease_ms: ms(settings.profile.lease()),
         },
+        retention: settings.retention,
         clock,
     }
 }

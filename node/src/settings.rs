@@ -31,7 +31,7 @@ const fn key(name: &'static str, default: &'static str, about: &'static str) -> 
     }
 }
 
-const KEYS: [KeyDef; 26] = [
+const KEYS: [KeyDef; 29] = [
     key(
         "node.id",
         "",
@@ -117,6 +117,21 @@ const KEYS: [KeyDef; 26] = [
         "lease.term",
         "5s",
         "after how long without a beat a worker is lost",
+    ),
+    key(
+        "retention.completed",
+        "7d",
+        "how long a run that completed is kept after its end",
+    ),
+    key(
+        "retention.failed",
+        "30d",
+        "how long a run that ended otherwise is kept after its end",
+    ),
+    key(
+        "retention.ids",
+        "90d",
+        "how long the id of a run is remembered after its end; no less than what is kept of it",
     ),
     key(
         "disk.soft",
@@ -239,6 +254,8 @@ pub struct Settings {
     pub keep: Keep,
     /// Leases of workers.
     pub lease: LeaseTimes,
+    /// How long is kept what is left of runs that ended.
+    pub retention: Retention,
     /// Marks of the disk.
     pub disk: DiskMarks,
     /// Log filter.
@@ -283,6 +300,17 @@ pub struct LeaseTimes {
     pub beat: Duration,
     /// Without a beat for so long, a worker is lost.
     pub term: Duration,
+}
+
+/// How long is kept what is left of a run, counted from its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// All of it, if it completed.
+    pub completed: Duration,
+    /// All of it, if it ended otherwise.
+    pub failed: Duration,
+    /// How it ended.
+    pub ids: Duration,
 }
 
 /// Shares of free space, in percent.
@@ -591,6 +619,23 @@ impl Reading {
         profile
     }
 
+    fn retention(&mut self) -> Retention {
+        let completed = self.span("retention.completed");
+        let failed = self.span("retention.failed");
+        let ids = self.span("retention.ids");
+        let longest = completed.max(failed);
+        if ids < longest {
+            self.fault(format!(
+                "retention.ids = {ids:?}: not less than runs are kept, {longest:?}"
+            ));
+        }
+        Retention {
+            completed,
+            failed,
+            ids,
+        }
+    }
+
     fn lease(&mut self, profile: Profile) -> LeaseTimes {
         let (beat, term) = (self.span("lease.beat"), self.span("lease.term"));
         // A worker stops its steps one election lease plus 500 ms before the term ends; two beats must fit before that.
@@ -666,6 +711,7 @@ impl Reading {
                 entries: self.parse("raft.keep_entries", 1, entries),
             },
             lease: self.lease(profile),
+            retention: self.retention(),
             disk: self.disk(),
             log: self.text("telemetry.log"),
             log_format: self.parse("telemetry.format", LogFormat::Auto, |text| match text {
@@ -853,6 +899,7 @@ mod tests {
     #[test]
     fn a_term_too_short_for_its_beats_is_refused() {
         assert!(faults(&flags().set("lease.term", "2s"))[0].contains("too short"));
+        assert!(faults(&flags().set("retention.ids", "29d"))[0].contains("not less"));
         assert!(
             Settings::load(&flags().set("lease.term", "2s").set("lease.beat", "300ms")).is_ok()
         );

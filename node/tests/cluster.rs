@@ -130,6 +130,37 @@ async fn a_start_that_waits_answers_in_time_for_a_run_that_does_not_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_a_run_goes_after_its_time_on_every_node_and_its_id_after_that() {
+    let short = |overrides: Overrides| {
+        overrides
+            .set("retention.completed", "1s")
+            .set("retention.failed", "1s")
+            .set("retention.ids", "6s")
+    };
+    let cluster = Cluster::formed_with(1, short).await;
+    let mut worker = cluster.worker(1).await;
+    cluster.start("order-1").await;
+    let drive = worker.drive().await;
+    worker.finish(&drive).await;
+    assert_eq!(
+        status_of(&cluster.result("order-1").await),
+        v1::RunStatus::Completed
+    );
+    for node in 0..3 {
+        let forgotten = cluster.until_refused(node, "order-1", "HF2005").await;
+        assert_eq!(forgotten.code(), Code::NotFound);
+        assert!(forgotten.message().contains("Completed"), "{forgotten}");
+    }
+    let mut runs = cluster.runs(cluster.any());
+    let listed = runs.list(v1::ListRequest::default()).await.unwrap();
+    assert!(listed.into_inner().runs.is_empty());
+    let attached = cluster.start("order-1").await;
+    assert!(!attached.created, "its id is remembered");
+    cluster.until_refused(0, "order-1", "HF3003").await;
+    assert!(cluster.start("order-1").await.created);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_of_three_partitions_runs_its_own_runs() {
     let cluster = Cluster::formed(3).await;
     let mut workers = Vec::new();

@@ -248,7 +248,7 @@ fn field(number: u32, body: &[u8]) -> Vec<u8> {
 #[test]
 fn a_command_of_a_newer_release_is_a_fault_and_never_skipped() {
     let known = log::encode_batch(FeatureLevel(1), Epoch(1), Timestamp(1), &[]);
-    for unknown in [17, 39, 4_711] {
+    for unknown in [17, 40, 4_711] {
         let batch = field(3, &field(3, &field(unknown, b"?")));
         let bytes: Bytes = [&known[..2], &batch].concat().into(); // its level, then a batch of one command
         let fault = log::decode(bytes).unwrap_err();

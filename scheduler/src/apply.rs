@@ -2,8 +2,8 @@
 
 use crate::{
     commands::{
-        admit, advance, attach, become_leader, change, deploy, expire, fire, grant, progress,
-        repair, report, retry, returned, set_limit, signal, start,
+        admit, advance, attach, become_leader, change, collect, deploy, expire, fire, grant,
+        progress, repair, report, retry, returned, set_limit, signal, start,
     },
     effect::Effect,
     entry::{Ask, Body, Command, Duty, Entry},
@@ -111,6 +111,7 @@ fn duty<R: Rows>(turn: &mut Turn<'_, R>, duty: &Duty) -> Result<Reply, Fault> {
         Duty::Admit(it) => admit::apply(turn, it),
         Duty::Expire(it) => expire::apply(turn, it),
         Duty::FireDue { up_to, at_most } => fire::apply(turn, *up_to, *at_most),
+        Duty::Collect(it) => collect::apply(turn, it),
         Duty::Repair(run) => turn.guarded(run, |turn| repair::apply(turn, run)),
     }
 }

@@ -10,6 +10,7 @@ use crate::{
         AdvanceNo, DeliveryNo, Digest, Epoch, FeatureLevel, Fence, IntentNo, LimitName, Name,
         NodeId, ProcessId, RequestId, RunId, SessionId, StepKey, Version,
     },
+    rows::Keeps,
     time::{Millis, Timestamp},
 };
 
@@ -115,8 +116,34 @@ pub enum Duty {
         /// At most so many runs.
         at_most: u32,
     },
+    /// Let go of what is left of runs that ended long ago.
+    Collect(Collect),
     /// Give a run without a wake source one.
     Repair(RunId),
+}
+
+/// Whose time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Collect {
+    /// Runs that completed before this.
+    pub completed: Timestamp,
+    /// Runs that ended otherwise before this.
+    pub failed: Timestamp,
+    /// How runs ended that did so before this.
+    pub ids: Timestamp,
+    /// At most so many runs.
+    pub at_most: u32,
+}
+
+impl Collect {
+    /// Each kind with the time before which it goes.
+    pub fn bounds(&self) -> [(Keeps, Timestamp); 3] {
+        [
+            (Keeps::Completed, self.completed),
+            (Keeps::Failed, self.failed),
+            (Keeps::Id, self.ids),
+        ]
+    }
 }
 
 /// Starts a run, or attaches to the one that has this id and this digest.

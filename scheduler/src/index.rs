@@ -14,7 +14,10 @@ use crate::{
     rows::{Class, Fault, Key, Newest, Row, Rows, TypedRows},
     time::Timestamp,
     turn::{RunChange, Turn},
-    values::{limit::Limit, run::Run},
+    values::{
+        limit::Limit,
+        run::{Finished, Run},
+    },
 };
 
 /// Derives index rows, counters and `RunChanged` from the run rows that the current command changed, and names these.
@@ -43,6 +46,12 @@ pub fn derive<R: Rows>(turn: &mut Turn<'_, R>) -> Result<Vec<RunChange>, Fault> 
         }
         if before.is_none() {
             list(turn, run);
+        }
+        if let Some(done) = &done {
+            turn.put(
+                Key::Ended(done.keeps(), done.ended, done.id.clone()),
+                Row::Mark,
+            );
         }
         if let Some(status) = after.or(end)
             && Some(status) != before
@@ -171,20 +180,20 @@ fn list<R: Rows>(turn: &mut Turn<'_, R>, run: &Run) {
     turn.put(Key::ByTime(newest, run.id.clone()), Row::Mark);
 }
 
-/// Takes a run that ended out of all lists: its id begins a new life.
-pub fn unlist<R: Rows>(
-    turn: &mut Turn<'_, R>,
-    started: Timestamp,
-    (workflow, version): (&Name, Version),
-    (id, status): (&crate::ids::RunId, Status),
-) {
-    let newest = Newest::first(started);
-    turn.delete(Key::ByClass(Class::from(status), newest, id.clone()));
+/// Takes a run that ended out of all lists: its id begins a new life, or its time is over.
+pub fn unlist<R: Rows>(turn: &mut Turn<'_, R>, done: &Finished) {
+    let newest = Newest::first(done.started);
+    turn.delete(Key::Ended(done.keeps(), done.ended, done.id.clone()));
+    if done.forgotten {
+        return; // it is in no other
+    }
+    let class = Class::from(done.end.status());
+    turn.delete(Key::ByClass(class, newest, done.id.clone()));
     turn.delete(Key::ByWorkflow(
-        workflow.clone(),
-        version,
+        done.workflow.clone(),
+        done.version,
         newest,
-        id.clone(),
+        done.id.clone(),
     ));
-    turn.delete(Key::ByTime(newest, id.clone()));
+    turn.delete(Key::ByTime(newest, done.id.clone()));
 }

@@ -9,7 +9,7 @@ use crate::{
     ids::{LimitName, Name, RunId, Version},
     orders::Orders,
     reply::Status,
-    rows::{Alike, Class, Fault, Key, Newest, ReadRows, Row, Stretch, TypedRows},
+    rows::{Alike, Class, Fault, Keeps, Key, Newest, ReadRows, Row, Stretch, TypedRows},
     time::Timestamp,
     values::{
         run::{Mode, OpenKind, Run},
@@ -182,22 +182,28 @@ fn check_lists<R: ReadRows + ?Sized>(
             run.started,
         );
     }
+    let mut ended = BTreeSet::new();
     let from = Key::Finished(RunId::from_stored(""));
     rows.scan(&Stretch::from(from, Alike::Kind), &mut |_, row| {
         let Row::Finished(done) = row else {
             return false;
         };
         let status = done.end.status();
-        list(&done.id, &done.workflow, done.version, status, done.started);
+        if !done.forgotten {
+            list(&done.id, &done.workflow, done.version, status, done.started);
+        }
+        ended.insert(Key::Ended(done.keeps(), done.ended, done.id.clone()));
         true
     })?;
+    expected.append(&mut ended);
     let mut found = BTreeSet::new();
     let (name, version) = (Name::from_stored(""), Version(0));
     let (newest, id) = (Newest::from_number(0), RunId::from_stored(""));
     for from in [
         Key::ByClass(Class::Live, newest, id.clone()),
         Key::ByWorkflow(name, version, newest, id.clone()),
-        Key::ByTime(newest, id),
+        Key::ByTime(newest, id.clone()),
+        Key::Ended(Keeps::Completed, Timestamp(0), id),
     ] {
         let list = Stretch::from(from, Alike::Kind);
         rows.scan(&list, &mut |key, _| found.insert(key))?;

@@ -51,6 +51,19 @@ pub enum Key {
     ByWorkflow(Name, Version, Newest, RunId),
     /// Runs by time, newest first.
     ByTime(Newest, RunId),
+    /// Runs that have ended, by how long what is left of them is kept, the oldest end first.
+    Ended(Keeps, Timestamp, RunId),
+}
+
+/// What is kept of a run that has ended; each for a time of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Keeps {
+    /// All of one that completed.
+    Completed = 1,
+    /// All of one that ended otherwise.
+    Failed = 2,
+    /// How it ended, so that its id is not taken for a new one.
+    Id = 3,
 }
 
 /// A moment that sorts newest first.
@@ -217,6 +230,7 @@ impl Stretch {
             (Key::ByClass(a, x, _), Key::ByClass(b, y, _)) => (a == b, x == y),
             (Key::ByWorkflow(a, x, ..), Key::ByWorkflow(b, y, ..)) => (a == b, x == y),
             (Key::ByTime(a, x), Key::ByTime(b, y)) => (a == b, x == y),
+            (Key::Ended(a, x, _), Key::Ended(b, y, _)) => (a == b, x == y),
             _ => return false, // of another kind
         };
         match self.alike {

@@ -315,6 +315,7 @@ impl<'a, R: Rows> Turn<'a, R> {
             rows: run.next_seq,
             // Granted anew since: not even its repeat is answered.
             last: run.last.filter(|last| run.newest_fence == Some(last.fence)),
+            forgotten: false,
         };
         self.put(Key::Finished(run.id), Row::Finished(Arc::new(finished)));
         Ok(())

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::{
     effect::Needs,
+    entry::Collect,
     ids::{Fence, Generation, IntentNo, LimitName, Name, RunId, Seq, SessionId, Version},
     reply::{End, JournalRow, Status},
     rows::{Alike, Class, Fault, Key, Newest, ReadRows, Row, Stretch, TypedRows},
@@ -807,6 +808,22 @@ pub fn paused<R: ReadRows + ?Sized>(rows: &R, most: usize) -> Result<(u64, u64),
         }
     }
     Ok((by_system, by_person))
+}
+
+/// Whether the time of anything is over by these bounds.
+///
+/// # Errors
+/// `Fault`: a row cannot be decoded.
+pub fn is_overripe<R: ReadRows + ?Sized>(rows: &R, it: &Collect) -> Result<bool, Fault> {
+    let mut found = false;
+    for (keeps, before) in it.bounds() {
+        let all = Key::Ended(keeps, Timestamp(0), RunId::from_stored(""));
+        rows.scan(&Stretch::from(all, Alike::One), &mut |key, _| {
+            found |= matches!(key, Key::Ended(_, ended, _) if ended < before);
+            false // the first one is the oldest
+        })?;
+    }
+    Ok(found)
 }
 
 /// Runs that nothing would move: must be none.

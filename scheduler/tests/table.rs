@@ -26,7 +26,7 @@ use holdfast_scheduler::{
     ids::*,
     reply::*,
     rows::TypedRows,
-    time::Millis,
+    time::{Millis, Timestamp},
     values::{
         run::{Back, Mode, Run},
         step::{Phase, Tries, TryState},
@@ -92,6 +92,7 @@ named!(COMMANDS, command_name(Command),
     Command::Duty(Duty::Expire(Expire::Attempt { .. })) => "expire attempt",
     Command::Duty(Duty::Expire(Expire::Drive { .. })) => "expire drive",
     Command::Duty(Duty::FireDue { .. }) => "fire due",
+    Command::Duty(Duty::Collect(_)) => "collect",
     Command::Duty(Duty::Repair(_)) => "repair",
 );
 
@@ -495,6 +496,15 @@ fn events() -> Vec<Event> {
                 at_most: 9,
             })
         }),
+        event("collect", |s| {
+            let all = s.story.now;
+            duty(Duty::Collect(Collect {
+                completed: all,
+                failed: all,
+                ids: all,
+                at_most: 9,
+            }))
+        }),
         event("repair", |_| duty(Duty::Repair(id()))),
     ]
 }
@@ -689,6 +699,22 @@ fn runs() -> Vec<(&'static str, Scene)> {
                 .also(|s| ask(Ask::Terminate(s.story.change(&id(), "before")))),
         ),
         ("ran out of time", timed().after(50)),
+        (
+            "completed a while ago",
+            Scene::driven(vec![complete()]).after(50),
+        ),
+        (
+            "forgotten",
+            Scene::driven(vec![complete()]).after(50).also(|s| {
+                let completed = s.story.now;
+                duty(Duty::Collect(Collect {
+                    completed,
+                    failed: completed,
+                    ids: Timestamp(0),
+                    at_most: 9,
+                }))
+            }),
+        ),
     ]
 }
 

@@ -23,7 +23,7 @@ use holdfast_scheduler::{
     reply::{Reply, Status as RunStatus},
     rows::{Fault, ReadRows},
     time::Timestamp,
-    views::{self, Filter, PageStart},
+    views::{self, AnyRun, Filter, PageStart},
 };
 
 use super::{Api, describe, freshness, opened, status};
@@ -95,7 +95,7 @@ impl RunsApi {
             .0
             .look(partition, how, move |rows| describe_run(rows, &of));
         let (found, position) = look.await?;
-        let run = found.ok_or_else(|| describe::no_such_run(id))?;
+        let run = found.map_err(|it| it.of(id))?;
         Ok(v1::GetReply {
             position: Some(position),
             run: Some(run),
@@ -115,7 +115,7 @@ impl RunsApi {
         };
         Ok(v1::GetReply {
             position: Some(position),
-            run: Some(run.ok_or_else(|| describe::no_such_run(id))?),
+            run: Some(run.map_err(|it| it.of(id))?),
         })
     }
 
@@ -287,13 +287,14 @@ impl Runs for RunsApi {
         let of = id.clone();
         let from = Seq(it.from_seq);
         let look = self.0.look(&partition, Freshness::Linear, move |rows| {
-            let Some(run) = views::run(rows, &of)? else {
-                return Ok(None);
+            let run = match known(rows, &of)? {
+                Ok(run) => run,
+                Err(unknown) => return Ok(Err(unknown)),
             };
-            views::journal(rows, &of, run.generation(), from, JOURNAL_ROWS_MAX).map(Some)
+            views::journal(rows, &of, run.generation(), from, JOURNAL_ROWS_MAX).map(Ok)
         });
         let (found, position) = look.await?;
-        let found = found.ok_or_else(|| describe::no_such_run(&id))?;
+        let found = found.map_err(|it| it.of(&id))?;
         let full = found.len() == JOURNAL_ROWS_MAX;
         let mut reply = v1::JournalReply {
             position: Some(position),
@@ -323,13 +324,14 @@ impl Runs for RunsApi {
         let partition = self.0.home(&id)?;
         let (of, now) = (id.clone(), partition.clock.now());
         let look = self.0.look(&partition, Freshness::Linear, move |rows| {
-            let Some(run) = views::run(rows, &of)? else {
-                return Ok(None);
+            let run = match known(rows, &of)? {
+                Ok(run) => run,
+                Err(unknown) => return Ok(Err(unknown)),
             };
-            views::explain(rows, &run, as_of(rows, now)?).map(Some)
+            views::explain(rows, &run, as_of(rows, now)?).map(Ok)
         });
         let (found, position) = look.await?;
-        let found = found.ok_or_else(|| describe::no_such_run(&id))?;
+        let found = found.map_err(|it| it.of(&id))?;
         Ok(Response::new(v1::ExplainReply {
             position: Some(position),
             sentence: found.sentence,
@@ -352,7 +354,7 @@ impl Runs for RunsApi {
             return Ok(Response::new(now));
         };
         let then = self.ended(&partition, &id, Some(now), (&watch, next), until);
-        let reply = then.await?.ok_or_else(|| describe::no_such_run(&id))?;
+        let reply = then.await?.ok_or_else(|| Unknown::Never.of(&id))?;
         Ok(Response::new(reply))
     }
 
@@ -394,13 +396,11 @@ impl Runs for RunsApi {
         let partition = self.0.home(&id)?;
         let of = id.clone();
         let look = self.0.look(&partition, Freshness::Linear, move |rows| {
-            let known = views::run(rows, &of)?.is_some();
-            Ok((known, views::view(rows, &of, &name)?))
+            let run = known(rows, &of)?;
+            Ok((run, views::view(rows, &of, &name)?))
         });
-        let ((known, value), position) = look.await?;
-        if !known {
-            return Err(describe::no_such_run(&id));
-        }
+        let ((run, value), position) = look.await?;
+        run.map_err(|it| it.of(&id))?;
         Ok(Response::new(v1::GetViewReply {
             position: Some(position),
             found: value.is_some(),
@@ -548,12 +548,40 @@ fn as_of<R: holdfast_scheduler::rows::ReadRows + ?Sized>(
     }
 }
 
+/// Why nothing can be shown of a run.
+enum Unknown {
+    /// There is none, as far as anybody remembers.
+    Never,
+    /// It ended like this, and its time is over.
+    Forgotten(RunStatus),
+}
+
+impl Unknown {
+    fn of(self, id: &RunId) -> Status {
+        match self {
+            Self::Never => describe::no_such_run(id),
+            Self::Forgotten(ended) => status::forgotten(id, ended),
+        }
+    }
+}
+
+/// A run of which more is kept than how it ended.
+fn known<R: ReadRows + ?Sized>(rows: &R, id: &RunId) -> Result<Result<AnyRun, Unknown>, Fault> {
+    Ok(match views::run(rows, id)? {
+        None => Err(Unknown::Never),
+        Some(AnyRun::Final(done)) if done.forgotten => Err(Unknown::Forgotten(done.end.status())),
+        Some(run) => Ok(run),
+    })
+}
+
 fn describe_run<R: ReadRows + ?Sized>(
     rows: &R,
     id: &RunId,
-) -> Result<Option<v1::RunDescription>, Fault> {
-    let run = views::run(rows, id)?;
-    run.map(|run| describe::run(rows, &run)).transpose()
+) -> Result<Result<v1::RunDescription, Unknown>, Fault> {
+    match known(rows, id)? {
+        Ok(run) => describe::run(rows, &run).map(Ok),
+        Err(unknown) => Ok(Err(unknown)),
+    }
 }
 
 fn is_final(reply: &v1::GetReply) -> bool {

@@ -10,7 +10,11 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use holdfast_proto::domain::wire::{self, BadRequest};
 use holdfast_raft::{ProposeError, ReadError, StorageFault};
-use holdfast_scheduler::{reply::Rejected, rows::Fault};
+use holdfast_scheduler::{
+    ids::RunId,
+    reply::{Rejected, Status as RunStatus},
+    rows::Fault,
+};
 
 /// Where codes are ours.
 const DOMAIN: &str = "holdfast";
@@ -66,6 +70,14 @@ pub fn rejected(it: &Rejected) -> Status {
             coded(Code::InvalidArgument, reason, it.to_string())
         }
     }
+}
+
+/// A run ended so long ago that only how it ended is remembered.
+pub fn forgotten(id: &RunId, ended: RunStatus) -> Status {
+    let what = format!(
+        "run {id} ended as {ended:?}, and what it came to is kept no longer; take it from where you stored it"
+    );
+    coded(Code::NotFound, "HF2005", what)
 }
 
 /// A request that is refused before anything is proposed.

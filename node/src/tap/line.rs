@@ -336,6 +336,7 @@ fn of_duty(duty: &Duty, ended: &mut BTreeMap<Fence, Of>) -> OneCommand {
             }
         }
         Duty::FireDue { .. } => kind("fire"),
+        Duty::Collect(_) => kind("collect"),
         Duty::Repair(run) => OneCommand {
             run: Some(run.to_string()),
             ..kind("repair")
@@ -441,7 +442,10 @@ fn run_of(command: &Command) -> Option<&RunId> {
             Duty::Grant(it) => Some(it.work.run()),
             Duty::Expire(Expire::Attempt { work, .. }) => Some(work.run()),
             Duty::Expire(Expire::Drive { run, .. }) | Duty::Repair(run) => Some(run),
-            Duty::Admit(_) | Duty::Expire(Expire::Session { .. }) | Duty::FireDue { .. } => None,
+            Duty::Admit(_)
+            | Duty::Expire(Expire::Session { .. })
+            | Duty::FireDue { .. }
+            | Duty::Collect(_) => None,
         },
     }
 }

@@ -286,6 +286,27 @@ impl Cluster {
             .unwrap()
     }
 
+    /// Waits until a node refuses to show a run for this reason.
+    pub async fn until_refused(&self, node: usize, run: &str, code: &str) -> tonic::Status {
+        let began = Instant::now();
+        loop {
+            let request = v1::GetRequest {
+                run_id: run.into(),
+                ..v1::GetRequest::default()
+            };
+            let got = self.runs(node).get(request).await;
+            let reason = |status: &tonic::Status| {
+                let info = tonic_types::StatusExt::get_details_error_info(status);
+                info.map(|it| it.reason).unwrap_or_default()
+            };
+            match got {
+                Err(status) if reason(&status) == code => return status,
+                other => assert!(began.elapsed() < PATIENCE, "{other:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Waits until a run has this status.
     pub async fn until(&self, run: &str, status: v1::RunStatus) -> v1::RunDescription {
         let began = Instant::now();

@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use holdfast_scheduler::{
     ids::{Generation, LimitName, Name, RequestId, RunId, Seq, SessionId, Version},
-    rows::{Alike, Class, Key, Newest, Stretch},
+    rows::{Alike, Class, Keeps, Key, Newest, Stretch},
+    time::Timestamp,
 };
 
 use super::Undecodable;
@@ -31,6 +32,7 @@ pub fn kind(key: &Key) -> u8 {
         Key::ByClass(..) => 13,
         Key::ByWorkflow(..) => 14,
         Key::ByTime(..) => 15,
+        Key::Ended(..) => 16,
     }
 }
 
@@ -86,6 +88,11 @@ pub fn encode(key: &Key) -> Bytes {
             out.extend_from_slice(&newest.number().to_be_bytes());
             text(&mut out, run.as_str());
         }
+        Key::Ended(keeps, ended, run) => {
+            out.push(*keeps as u8);
+            out.extend_from_slice(&ended.0.to_be_bytes());
+            text(&mut out, run.as_str());
+        }
     }
     out.into()
 }
@@ -121,7 +128,7 @@ fn common(like: &Key, alike: Alike) -> usize {
         Key::Limit(name) => (text(name.as_str()), 0),
         Key::Workflow(name) => (text(name.as_str()), 0),
         Key::Version(name, _) | Key::ByWorkflow(name, ..) => (text(name.as_str()), 4),
-        Key::ByClass(..) => (1, 8),
+        Key::ByClass(..) | Key::Ended(..) => (1, 8),
         Key::ByTime(_, run) => (8, text(run.as_str())),
     };
     match alike {
@@ -165,6 +172,7 @@ pub fn decode(bytes: &[u8]) -> Result<Key, Undecodable> {
             Key::ByWorkflow(name, version, Newest::from_number(rest.u64()?), rest.run()?)
         }
         15 => Key::ByTime(Newest::from_number(rest.u64()?), rest.run()?),
+        16 => Key::Ended(rest.keeps()?, Timestamp(rest.u64()?), rest.run()?),
         other => {
             return Err(Undecodable::new(
                 "row key",
@@ -230,6 +238,18 @@ impl<'b> Rest<'b> {
 
     fn name(&mut self) -> Result<Name, Undecodable> {
         self.text().map(Name::from_stored)
+    }
+
+    fn keeps(&mut self) -> Result<Keeps, Undecodable> {
+        Ok(match self.u8()? {
+            1 => Keeps::Completed,
+            2 => Keeps::Failed,
+            3 => Keeps::Id,
+            other => {
+                let why = format!("nothing is kept as {other}");
+                return Err(Undecodable::new("row key", why));
+            }
+        })
     }
 
     fn class(&mut self) -> Result<Class, Undecodable> {

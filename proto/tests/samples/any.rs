@@ -8,7 +8,7 @@ use holdfast_scheduler::{
     entry::*,
     ids::*,
     reply::{AdvanceOutcome, Advanced, End, JournalRow, Outcome, Status, StepGrant},
-    rows::{Class, Key, Newest, Row},
+    rows::{Class, Keeps, Key, Newest, Row},
     time::{Millis, Timestamp},
     values::{
         limit::Limit,
@@ -251,6 +251,12 @@ impl Choices {
                 up_to: self.time(),
                 at_most: self.n32(),
             },
+            Duty::Collect(_) => Duty::Collect(Collect {
+                completed: self.time(),
+                failed: self.time(),
+                ids: self.time(),
+                at_most: self.n32(),
+            }),
             Duty::Repair(_) => Duty::Repair(self.run_id()),
         }
     }
@@ -429,6 +435,10 @@ impl Choices {
                 Key::ByWorkflow(name, version, newest(self), self.run_id())
             }
             Key::ByTime(..) => Key::ByTime(newest(self), self.run_id()),
+            Key::Ended(..) => {
+                let keeps = self.one(&[Keeps::Completed, Keeps::Failed, Keeps::Id]);
+                Key::Ended(keeps, self.time(), self.run_id())
+            }
         }
     }
 
@@ -460,6 +470,7 @@ impl Choices {
                 end: self.end(),
                 rows: Seq(self.n32()),
                 last: self.maybe(Self::last),
+                forgotten: self.yes(),
             })),
             Key::Input(..) | Key::View(..) => Row::Bytes(self.bytes()),
             Key::Journal(..) => Row::Journal(Arc::new(self.journal())),
@@ -467,7 +478,11 @@ impl Choices {
                 id: self.request(),
                 payload: self.bytes(),
             }),
-            Key::Seen(..) | Key::ByClass(..) | Key::ByWorkflow(..) | Key::ByTime(..) => Row::Mark,
+            Key::Seen(..)
+            | Key::ByClass(..)
+            | Key::ByWorkflow(..)
+            | Key::ByTime(..)
+            | Key::Ended(..) => Row::Mark,
             Key::Session(_) => Row::Session(Arc::new(Session {
                 id: self.session(),
                 process: self.process(),

@@ -48,6 +48,7 @@ named!(COMMANDS, command(Command),
     Command::Duty(Duty::Expire(Expire::Attempt { .. })) => "expire-attempt",
     Command::Duty(Duty::Expire(Expire::Drive { .. })) => "expire-drive",
     Command::Duty(Duty::FireDue { .. }) => "fire-due",
+    Command::Duty(Duty::Collect(_)) => "collect",
     Command::Duty(Duty::Repair(_)) => "repair",
 );
 named!(BODIES, body(Body),
@@ -464,6 +465,12 @@ fn duties() -> Vec<Duty> {
             up_to: Timestamp(1_700_000_000_000),
             at_most: 128,
         },
+        Duty::Collect(Collect {
+            completed: Timestamp(1_700_000_000_000),
+            failed: Timestamp(1_690_000_000_000),
+            ids: Timestamp(1_680_000_000_000),
+            at_most: 128,
+        }),
         Duty::Repair(run()),
     ]
 }

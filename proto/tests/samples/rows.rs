@@ -6,7 +6,7 @@ use holdfast_scheduler::{
     entry::{Certainty, GiveUp},
     ids::*,
     reply::{AdvanceOutcome, Advanced, End, JournalRow, Outcome, Status, StepGrant},
-    rows::{Class, Key, Newest, Row},
+    rows::{Class, Keeps, Key, Newest, Row},
     time::{Millis, Timestamp},
     values::{
         limit::Limit,
@@ -39,6 +39,7 @@ named!(KINDS, kind(Key),
     Key::ByClass(..) => "by-class",
     Key::ByWorkflow(..) => "by-workflow",
     Key::ByTime(..) => "by-time",
+    Key::Ended(..) => "ended",
 );
 named!(MODES, mode(Mode),
     Mode::Scheduled { .. } => "mode scheduled",
@@ -445,10 +446,17 @@ fn finished() -> Vec<Finished> {
         end,
         rows: Seq(7),
         last,
+        forgotten: false,
     });
     let mut done: Vec<Finished> = done.collect();
     done.push(Finished {
         last: None,
+        ..done[0].clone()
+    });
+    done.push(Finished {
+        end: End::Completed(bytes("")),
+        last: None,
+        forgotten: true,
         ..done[0].clone()
     });
     done
@@ -575,6 +583,9 @@ pub fn rows() -> Vec<(Key, Row)> {
     }
     let key = Key::ByWorkflow(name("order"), Version(2), newest, id.clone());
     rows.push((key, Row::Mark));
-    rows.push((Key::ByTime(newest, id), Row::Mark));
+    rows.push((Key::ByTime(newest, id.clone()), Row::Mark));
+    for keeps in [Keeps::Completed, Keeps::Failed, Keeps::Id] {
+        rows.push((Key::Ended(keeps, AT, id.clone()), Row::Mark));
+    }
     rows
 }

@@ -7,6 +7,7 @@ pub mod advance;
 pub mod attach;
 pub mod become_leader;
 pub mod change;
+pub mod collect;
 pub mod common;
 pub mod deploy;
 pub mod expire;

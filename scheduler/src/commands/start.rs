@@ -66,13 +66,7 @@ pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Start) -> Result<Reply, Fault
         .as_ref()
         .map_or(Generation(1), |done| Generation(done.generation.0 + 1));
     if let Some(done) = earlier {
-        let status = done.end.status();
-        index::unlist(
-            turn,
-            done.started,
-            (&done.workflow, done.version),
-            (&done.id, status),
-        );
+        index::unlist(turn, &done);
         turn.delete(Key::Finished(it.run.clone()));
         forget(turn, &it.run)?;
     }

@@ -22,7 +22,7 @@ use sessions::Taken;
 use crate::{
     bounds,
     effect::Effect,
-    entry::{Admit, Duty, Expire, Grant, Work},
+    entry::{Admit, Collect, Duty, Expire, Grant, Work},
     ids::{Epoch, Fence, LimitName, Name, RunId, SessionId},
     orders::Orders,
     reply::{JournalRow, StepGrant},
@@ -96,6 +96,8 @@ pub enum Input {
         /// Of this workflow.
         workflow: Name,
     },
+    /// There is something whose time is over by these bounds.
+    Overripe(Collect),
     /// A duty was answered, or its outcome is unknown.
     Done {
         /// As it was proposed.
@@ -212,6 +214,7 @@ enum Pending {
     Session(SessionId),
     Lease(Work, Fence),
     Fire,
+    Collect(Collect),
 }
 
 /// The leader's thinking for one partition. Lives on every replica; acts only between `Won` and `Lost`.
@@ -226,6 +229,7 @@ pub struct Lead {
     expire_again: BTreeSet<SessionId>,
     next_id: u64,
     firing: bool,
+    collecting: bool,
     quiet_until: u64,
     out: Vec<Output>,
 }
@@ -242,6 +246,7 @@ impl Lead {
             expire_again: BTreeSet::new(),
             next_id: 1,
             firing: false,
+            collecting: false,
             quiet_until: 0,
             out: Vec::new(),
         }
@@ -294,6 +299,7 @@ impl Lead {
             }
             Input::Alive(work, fence) => self.hot.alive(&work, fence, mono),
             Input::Starting { run, workflow } => self.starting(&run, &workflow),
+            Input::Overripe(it) => self.collect(it),
             Input::Done { id, came } => self.done(id, came, mono),
         }
         if self.epoch.is_some() && mono >= self.quiet_until {
@@ -334,6 +340,7 @@ impl Lead {
         self.pending.clear();
         self.expire_again.clear();
         self.firing = false;
+        self.collecting = false;
         self.quiet_until = 0;
         // Each lease lives one more term: this node heard no beat before.
         if !seeded::armed(Bug::NewLeaderExpiresAtOnce) {
@@ -405,6 +412,12 @@ impl Lead {
             Pending::Lease(work, fence) => {
                 if unknown {
                     self.hot.alive(&work, fence, mono); // looked at again when it is overdue once more
+                }
+            }
+            Pending::Collect(it) => {
+                self.collecting = false;
+                if came == Came::More {
+                    self.collect(it);
                 }
             }
             Pending::Fire => {
@@ -593,6 +606,14 @@ impl Lead {
     fn grant(&mut self, grant: Grant, taken: Taken) {
         let pending = Pending::Grant(grant.work.clone(), taken);
         self.propose(pending, Duty::Grant(grant));
+    }
+
+    /// One after the other: nothing waits for it.
+    fn collect(&mut self, it: Collect) {
+        if self.epoch.is_some() && !self.collecting {
+            self.collecting = true;
+            self.propose(Pending::Collect(it), Duty::Collect(it));
+        }
     }
 
     fn expire_session(&mut self, session: SessionId) {

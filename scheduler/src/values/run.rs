@@ -16,6 +16,7 @@ use crate::{
         RequestId, RunId, Seq, SessionId, StepKey, Version,
     },
     reply::{Advanced, End, Status},
+    rows::Keeps,
     seeded::{self, Bug},
     time::{Millis, Timestamp},
     values::step::{Owed, Step, StepLease, Tries, TryState},
@@ -668,6 +669,21 @@ pub struct Finished {
     pub rows: Seq,
     /// The answer to its last Advance, for its repeat.
     pub last: Option<LastAdvance>,
+    /// Its time is over: its output, input, journal, views and places in lists are gone.
+    pub forgotten: bool,
+}
+
+impl Finished {
+    /// What of it is kept now.
+    pub fn keeps(&self) -> Keeps {
+        match &self.end {
+            _ if self.forgotten => Keeps::Id,
+            End::Completed(_) => Keeps::Completed,
+            End::Failed { .. } | End::Cancelled(_) | End::Terminated { .. } | End::TimedOut => {
+                Keeps::Failed
+            }
+        }
+    }
 }
 
 /// A worker process as one partition knows it.

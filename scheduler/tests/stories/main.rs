@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod retention;
 mod story;
 
 use holdfast_scheduler::{

@@ -57,7 +57,7 @@ pub struct Bench {
     #[arg(long, global = true, hide_short_help = true, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
     /// One JSON object instead of lines
-    #[arg(long, global = true)]
+    #[arg(long, global = true, hide_short_help = true)]
     json: bool,
 }
 

@@ -27,6 +27,7 @@ reached! {
     Progress "ask progress", Return "ask return", Detach "ask detach", Deploy "ask deploy", SetLimit "ask set limit",
     Noop "ask noop", Grant "duty grant", Admit "duty admit", ExpireSession "duty expire session",
     ExpireAttempt "duty expire attempt", ExpireDrive "duty expire drive", Fire "duty fire due", Repair "duty repair",
+    Collect "duty collect", Forgotten "something forgotten",
     UnknownWorkflow "refused: unknown workflow", UnknownVersion "refused: unknown version",
     IdConflict "refused: id conflict", RunEnded "refused: run ended", NoSuchRun "refused: no such run",
     NotNow "refused: not now", StaleFence "refused: stale fence", SessionEnded "refused: session ended",
@@ -131,6 +132,9 @@ impl Coverage {
                 }
                 self.drive(&advanced.outcome);
             }
+            (Command::Duty(Duty::Collect(_)), Reply::Did { count: 1.., .. }) => {
+                self.reach(Reached::Forgotten);
+            }
             (
                 Command::Ask(Ask::Start(_)),
                 Reply::Started {
@@ -228,6 +232,7 @@ fn kind_of_duty(duty: &Duty) -> Reached {
         Duty::Expire(Expire::Attempt { .. }) => Reached::ExpireAttempt,
         Duty::Expire(Expire::Drive { .. }) => Reached::ExpireDrive,
         Duty::FireDue { .. } => Reached::Fire,
+        Duty::Collect(_) => Reached::Collect,
         Duty::Repair(_) => Reached::Repair,
     }
 }

@@ -14,7 +14,8 @@ use holdfast_scheduler::{
     apply::Applied,
     effect::{Effect, Needs},
     entry::{
-        Admit, Advance, Ask, Attach, BecomeLeader, Body, Command, Duty, Entry, Expire, Grant, Work,
+        Admit, Advance, Ask, Attach, BecomeLeader, Body, Collect, Command, Duty, Entry, Expire,
+        Grant, Work,
     },
     ids::{
         Epoch, FeatureLevel, Fence, LimitName, Name, NodeId, ProcessId, RequestId, RunId,
@@ -337,6 +338,7 @@ impl World {
             Kind::Fire if by_hand => Some(Command::Duty(self.fire())),
             Kind::Admit if by_hand => Some(Command::Duty(self.admit())),
             Kind::Grant | Kind::Fire | Kind::Admit => None,
+            Kind::Collect => Some(Command::Duty(self.collect())),
             Kind::Repair => Some(Command::Duty(Duty::Repair(self.any_run()))),
             Kind::ExpireLease => self.expire_lease().map(Command::Duty),
             Kind::ExpireSession => Some(Command::Duty(Duty::Expire(Expire::Session {
@@ -426,6 +428,23 @@ impl World {
             up_to: self.now.after(ahead),
             at_most: 1 + self.dice.count(3),
         }
+    }
+
+    /// Mostly what ended a while ago; sometimes all of it, sometimes by a time that has not come.
+    fn collect(&mut self) -> Duty {
+        let now = self.now;
+        let mut before = || {
+            let ago = [0, 5_000, 60_000, 600_000][self.dice.count(3) as usize];
+            let before = Timestamp(now.0.saturating_sub(ago));
+            before.after(Millis(if self.dice.chance(5) { 5_000 } else { 0 }))
+        };
+        let (completed, failed, ids) = (before(), before(), before());
+        Duty::Collect(Collect {
+            completed,
+            failed,
+            ids,
+            at_most: 1 + self.dice.count(3),
+        })
     }
 
     fn admit(&mut self) -> Duty {

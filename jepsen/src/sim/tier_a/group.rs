@@ -339,7 +339,9 @@ fn is_breakable(command: &Command) -> bool {
         Command::Ask(Ask::Return(it)) => it.runs.len() + it.steps.len() == 1,
         Command::Ask(Ask::Attach(_) | Ask::Detach(_) | Ask::Deploy(_) | Ask::SetLimit(_)) => false,
         Command::Ask(_) => true,
-        Command::Duty(Duty::Admit(_) | Duty::Expire(Expire::Session { .. })) => false,
+        Command::Duty(Duty::Admit(_) | Duty::Expire(Expire::Session { .. }) | Duty::Collect(_)) => {
+            false
+        }
         Command::Duty(_) => true,
     }
 }

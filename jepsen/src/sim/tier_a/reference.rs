@@ -203,6 +203,9 @@ pub struct Life {
     /// It ends like this, once nothing is owed.
     pub ending: Option<End>,
     pub ended: Option<End>,
+    pub ended_at: Timestamp,
+    /// Its time is over: all but how it ended is gone.
+    pub forgotten: bool,
     pub hold: Option<Hold>,
     wants_driver: bool,
     pub driver: Option<Driver>,
@@ -470,6 +473,7 @@ impl Engine {
             Duty::Expire(Expire::Attempt { work, fence }) => self.expire_attempt(work, *fence),
             Duty::Expire(Expire::Drive { run, fence }) => self.expire_drive(run, *fence),
             Duty::FireDue { up_to, at_most } => self.fire(*up_to, *at_most as usize),
+            Duty::Collect(it) => self.collect(it),
             Duty::Repair(run) if self.broke(run) => Reply::Quarantined,
             Duty::Repair(_) => Reply::Moot, // each run has something that moves it
         }
@@ -558,6 +562,7 @@ impl Engine {
             let owes = life.debts.values().any(|debt| life.owes(debt));
             if !owes && life.steps.is_empty() {
                 life.ended = life.ending.clone();
+                life.ended_at = self.now;
             }
         }
         if life.ended.is_some() {

@@ -11,6 +11,7 @@ pub enum Kind {
     Fire,
     Admit,
     Repair,
+    Collect,
     ExpireLease,
     ExpireSession,
     Start,
@@ -33,13 +34,14 @@ pub enum Kind {
 }
 
 /// Each kind with its usual weight, and whether a seed may go without it.
-const KINDS: [(Kind, u64, bool); 25] = [
+const KINDS: [(Kind, u64, bool); 26] = [
     (Kind::Grant, 330, false),
     (Kind::Advance, 280, false),
     (Kind::Report, 90, false),
     (Kind::Fire, 50, true),
     (Kind::Admit, 40, false),
     (Kind::Repair, 5, true),
+    (Kind::Collect, 8, true),
     (Kind::ExpireLease, 14, true),
     (Kind::ExpireSession, 10, true),
     (Kind::Start, 50, false),

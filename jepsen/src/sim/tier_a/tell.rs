@@ -218,6 +218,10 @@ fn duty_words(duty: &Duty) -> String {
         Duty::FireDue { up_to, at_most } => {
             format!("fire what is due by {up_to}, {at_most} runs at most")
         }
+        Duty::Collect(it) => format!(
+            "let go of what completed before {}, failed before {}, was remembered before {}, {} runs at most",
+            it.completed, it.failed, it.ids, it.at_most
+        ),
         Duty::Repair(run) => format!("repair {run}"),
     }
 }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use holdfast_scheduler::{
     apply::Applied,
-    entry::{Ask, Body, Command, Entry, StepSpec},
+    entry::{Ask, Body, Collect, Command, Duty, Entry, Start, StepSpec},
     ids::{Digest, Epoch, Fence, Generation, IntentNo, LimitName, Name, RequestId, RunId, StepKey},
     reply::{Advanced, Reply, Status},
     rows::{Key, Row},
@@ -54,6 +54,60 @@ impl Seen<'_> {
         told.filter_map(|(command, reply)| match command {
             Command::Ask(ask) => Some((ask, reply)),
             Command::Duty(_) => None,
+        })
+    }
+
+    /// Whether an id is remembered no longer from this entry on: what comes under it is a new run.
+    fn forgets(&self, write: &Write) -> bool {
+        let (Key::Finished(id), Some(Row::Finished(done)), None) =
+            (&write.key, &write.before, &write.after)
+        else {
+            return false;
+        };
+        let mut begun = self.asks().filter_map(|(ask, reply)| match (ask, reply) {
+            (
+                Ask::Start(start),
+                Reply::Started {
+                    generation,
+                    created: true,
+                    ..
+                },
+            ) if start.run == *id => Some(generation.0),
+            _ => None,
+        });
+        let goes_on = begun.next().is_some_and(|generation| generation > 1);
+        done.forgotten && !goes_on && self.collects(|it| done.ended < it.ids)
+    }
+
+    /// Whether all but the end of a run went with this entry.
+    fn lets_go_of(&self, id: &RunId) -> bool {
+        let forgotten = |row: &Row| matches!(row, Row::Finished(done) if done.forgotten);
+        let of_run = |write: &&Write| matches!(&write.key, Key::Finished(of) if of == id);
+        let mut ends = self.writes.iter().filter(of_run);
+        ends.any(|write| write.after.as_ref().is_some_and(forgotten))
+    }
+
+    /// Whether a start began the first life of an id that was remembered until this entry.
+    fn begins_a_forgotten_id(&self, start: &Start, reply: &Reply) -> bool {
+        let first = matches!(
+            reply,
+            Reply::Started {
+                generation: Generation(1),
+                created: true,
+                ..
+            }
+        );
+        let forgotten = |write: &Write| {
+            matches!(&write.key, Key::Finished(id) if *id == start.run) && self.forgets(write)
+        };
+        first && self.writes.iter().any(forgotten)
+    }
+
+    /// Whether a duty of this entry collects by such bounds.
+    fn collects(&self, such: impl Fn(&Collect) -> bool) -> bool {
+        self.commands().iter().any(|command| match command {
+            Command::Duty(Duty::Collect(it)) => such(it),
+            Command::Duty(_) | Command::Ask(_) => false,
         })
     }
 }
@@ -150,11 +204,19 @@ impl Watch {
         if it.planted {
             savepoint(it)?;
         }
+        for write in it.writes.iter().filter(|write| it.forgets(write)) {
+            // Unless its next one began in the same entry already.
+            if let Key::Finished(id) = &write.key
+                && self.lives.get(id).is_some_and(|life| life.ended.is_some())
+            {
+                self.lives.remove(id);
+            }
+        }
         for write in it.writes {
             match &write.key {
                 Key::Run(id) => self.run_changed(id, write, it)?,
                 Key::Journal(id, generation, _) => {
-                    self.journal_changed((id, *generation), write)?;
+                    self.journal_changed((id, *generation), write, it)?;
                 }
                 Key::Limit(name) => self.limit_changed(name, write),
                 _ => {}

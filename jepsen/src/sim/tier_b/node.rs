@@ -17,7 +17,7 @@ use holdfast_node::leader::Situation;
 use holdfast_node::machine::Engine;
 use holdfast_node::partitions::Partitions;
 use holdfast_node::serve::{Clocks, follow_groups};
-use holdfast_node::settings::DiskMarks;
+use holdfast_node::settings::{DiskMarks, Retention};
 use holdfast_raft::host::Listener;
 use holdfast_raft::host::sim::disk::{self, End};
 use holdfast_raft::host::sim::{self, Host, Rng, net};
@@ -35,6 +35,8 @@ const MARKS: DiskMarks = DiskMarks {
     soft_percent: 15,
     hard_percent: 5,
 };
+/// Longer than any simulated history: what a run came to is looked at when it is over.
+const KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// A worker that is silent for so long is lost.
 pub const TERM_MS: u64 = 4_000;
 
@@ -277,6 +279,11 @@ async fn open(
         terms: Terms {
             term_ms: TERM_MS,
             election_lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
+        },
+        retention: Retention {
+            completed: KEPT,
+            failed: KEPT,
+            ids: KEPT,
         },
         clock,
     };

@@ -48,6 +48,12 @@ pub(super) fn put_command(to: &mut Writer, command: &Command) {
             to.uint(1, up_to.0);
             to.uint(2, *at_most);
         }),
+        Command::Duty(Duty::Collect(it)) => to.message(39, |to| {
+            to.uint(1, it.completed.0);
+            to.uint(2, it.failed.0);
+            to.uint(3, it.ids.0);
+            to.uint(4, it.at_most);
+        }),
         Command::Duty(Duty::Repair(run)) => to.some_text(38, run.as_str()),
     }
 }

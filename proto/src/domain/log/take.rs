@@ -5,9 +5,9 @@ use bytes::Bytes;
 use holdfast_scheduler::{
     entry::{
         Admit, Advance, Ask, Attach, AttemptOutcome, BecomeLeader, Body, Certainty, Change,
-        Command, Deploy, Duty, Expire, GiveUp, Grant, IfEnded, Intent, IntentKind, LimitSpec,
-        Progress, Report, Retry, RetryPolicy, Return, SetLimit, Signal, Start, StepResult,
-        StepSpec, TimerSpec, Trouble, Work,
+        Collect, Command, Deploy, Duty, Expire, GiveUp, Grant, IfEnded, Intent, IntentKind,
+        LimitSpec, Progress, Report, Retry, RetryPolicy, Return, SetLimit, Signal, Start,
+        StepResult, StepSpec, TimerSpec, Trouble, Work,
     },
     ids::{
         AdvanceNo, DeliveryNo, Digest, Epoch, FeatureLevel, Fence, IntentNo, LimitName, Name,
@@ -92,6 +92,7 @@ fn take_command(from: Reader<'_>) -> Result<Command, Undecodable> {
             36 => duty(Duty::Expire(take_expire_drive(field.message()?)?)),
             37 => duty(take_fire_due(field.message()?)?),
             38 => duty(Duty::Repair(RunId::from_field(field)?)),
+            39 => duty(Duty::Collect(take_collect(field.message()?)?)),
             _ => return Ok(()),
         });
         Ok(())
@@ -687,4 +688,22 @@ fn take_fire_due(from: Reader<'_>) -> Result<Duty, Undecodable> {
         _ => Ok(()),
     })?;
     Ok(Duty::FireDue { up_to, at_most })
+}
+
+fn take_collect(from: Reader<'_>) -> Result<Collect, Undecodable> {
+    let nothing = Timestamp(0);
+    let mut it = Collect {
+        completed: nothing,
+        failed: nothing,
+        ids: nothing,
+        at_most: 0,
+    };
+    from.each(|number, field| match number {
+        1 => field.to(&mut it.completed),
+        2 => field.to(&mut it.failed),
+        3 => field.to(&mut it.ids),
+        4 => field.to(&mut it.at_most),
+        _ => Ok(()),
+    })?;
+    Ok(it)
 }

@@ -74,7 +74,11 @@ pub fn decode(key: &Key, bytes: &Bytes) -> Result<Row, Undecodable> {
         Key::Input(..) | Key::View(..) => Row::Bytes(bytes.slice(1..)),
         Key::Journal(..) => Row::Journal(Arc::new(take_journal(from)?)),
         Key::Signal(..) => Row::Signal(take_signal(from)?),
-        Key::Seen(..) | Key::ByClass(..) | Key::ByWorkflow(..) | Key::ByTime(..) => Row::Mark,
+        Key::Seen(..)
+        | Key::ByClass(..)
+        | Key::ByWorkflow(..)
+        | Key::ByTime(..)
+        | Key::Ended(..) => Row::Mark,
         Key::Session(_) => Row::Session(Arc::new(take_session(from)?)),
         Key::Limit(_) => Row::Limit(take_limit(from)?),
         Key::Workflow(_) => {

@@ -218,6 +218,7 @@ pub(super) fn put_finished(to: &mut Writer, it: &Finished) {
     to.message(8, |to| put_end(to, &it.end));
     to.uint(9, it.rows.0);
     to.opt_message(10, it.last.as_ref(), put_last);
+    to.uint(11, it.forgotten);
 }
 
 pub(super) fn put_journal(to: &mut Writer, it: &JournalRow) {

@@ -449,7 +449,7 @@ pub(super) fn take_finished(from: Reader<'_>) -> Result<Finished, Undecodable> {
     let (mut id, mut generation, mut digest) = (None, Generation(0), Digest(0));
     let (mut workflow, mut version) = (None, Version(0));
     let (mut started, mut ended) = (Timestamp(0), Timestamp(0));
-    let (mut end, mut rows, mut last) = (None, Seq(0), None);
+    let (mut end, mut rows, mut last, mut forgotten) = (None, Seq(0), None, false);
     from.each(|number, field| match number {
         1 => field.to(&mut id),
         2 => field.to(&mut generation),
@@ -461,6 +461,7 @@ pub(super) fn take_finished(from: Reader<'_>) -> Result<Finished, Undecodable> {
         8 => field.message_to(&mut end, take_end),
         9 => field.to(&mut rows),
         10 => field.message_to(&mut last, take_last),
+        11 => field.to(&mut forgotten),
         _ => Ok(()),
     })?;
     Ok(Finished {
@@ -474,6 +475,7 @@ pub(super) fn take_finished(from: Reader<'_>) -> Result<Finished, Undecodable> {
         end: required(end, "finished run")?,
         rows,
         last,
+        forgotten,
     })
 }
 

@@ -68,6 +68,8 @@ impl Engine {
             begins,
             ending: None,
             ended: None,
+            ended_at: self.now,
+            forgotten: false,
             hold: None,
             wants_driver: begins.is_none(),
             driver: None,
@@ -173,6 +175,7 @@ impl Engine {
         let undone = |(intent, debt): (&IntentNo, &Debt)| {
             format!("{} (entry {intent}, by {})", debt.step, debt.undo)
         };
+        life.ended_at = self.now;
         life.ended = Some(End::Terminated {
             reason: reason.to_owned(),
             not_undone: life.debts.iter().map(undone).collect(),

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use holdfast_scheduler::{
-    entry::{AttemptOutcome, Certainty, Grant, Work},
+    bounds,
+    entry::{AttemptOutcome, Certainty, Collect, Grant, Work},
     ids::{Fence, IntentNo, LimitName, Name, RunId, SessionId},
     reply::{End, Outcome, Reply, StepGrant},
     time::Timestamp,
@@ -304,6 +305,52 @@ impl Engine {
             count += 1;
         }
         let more = !self.due(until).is_empty();
+        Reply::Did { count, more }
+    }
+
+    /// Of completed runs, of others and of ids each those whose time is over, the oldest end first.
+    pub(super) fn collect(&mut self, it: &Collect) -> Reply {
+        let kept = |life: &Life| match life.ended.as_ref()? {
+            _ if life.forgotten => Some(it.ids),
+            End::Completed(_) => Some(it.completed),
+            _ => Some(it.failed),
+        };
+        let class = |life: &Life| {
+            let completed = matches!(life.ended, Some(End::Completed(_)));
+            (life.forgotten, !completed)
+        };
+        let now = self.now;
+        let over = |life: &&Life| kept(life).is_some_and(|kept| life.ended_at < kept.min(now));
+        let mut due: Vec<_> = (self.lives.values().filter(over))
+            .map(|life| {
+                // Once forgotten, how it ended makes no difference.
+                let (forgotten, failed) = class(life);
+                let failed = failed && !forgotten;
+                ((forgotten, failed, life.ended_at), life.id.clone())
+            })
+            .collect();
+        due.sort();
+        let most = (it.at_most as usize).clamp(1, bounds::RUNS_PER_DUTY_MAX);
+        let more = due.len() > most;
+        let mut count = 0;
+        for (_, id) in due.into_iter().take(most) {
+            let Some(life) = self.lives.get_mut(&id) else {
+                continue;
+            };
+            if life.forgotten {
+                self.lives.remove(&id);
+            } else {
+                life.forgotten = true;
+                life.answered = None;
+                life.heard.clear();
+                if let Some(End::Completed(output)) = &mut life.ended {
+                    output.clear();
+                }
+            }
+            self.touched.insert(id);
+            count += 1;
+        }
+        let more = more && count > 0;
         Reply::Did { count, more }
     }
 

@@ -41,7 +41,12 @@ impl Watch {
 
     fn ask(&mut self, ask: &Ask, reply: &Reply, it: &Seen<'_>, alone: bool) -> Result<(), Broken> {
         match (ask, reply) {
-            (Ask::Start(start), _) => self.started(start, reply, alone)?,
+            (Ask::Start(start), _) => {
+                if it.begins_a_forgotten_id(start, reply) {
+                    self.lives.remove(&start.run);
+                }
+                self.started(start, reply, alone)?;
+            }
             (Ask::Signal(signal), Reply::Changed(_)) => {
                 let (name, id) = (&signal.name, &signal.id);
                 self.heard(&signal.run, name, id, &signal.payload);

@@ -24,16 +24,21 @@ impl Watch {
         &mut self,
         (id, generation): (&RunId, Generation),
         write: &Write,
+        it: &Seen<'_>,
     ) -> Result<(), Broken> {
+        let Some(Row::Journal(row)) = &write.after else {
+            // Rows of a life go together with all that is left of it; the next one may begin in the same entry.
+            let ended = |life: &Life| life.ended.is_some() || life.generation > generation;
+            let goes = self.lives.get(id).is_none_or(ended) || it.lets_go_of(id);
+            must!(goes, "S16", "{:?} of a living run was deleted", write.key);
+            return Ok(());
+        };
         must!(
             write.before.is_none(),
             "S16",
             "{:?} is written over",
             write.key
         );
-        let Some(Row::Journal(row)) = &write.after else {
-            return Ok(());
-        };
         let now = self.now;
         let Some(life) = self.life(id, generation) else {
             return Ok(());
@@ -75,6 +80,9 @@ impl Watch {
         it: &Seen<'_>,
     ) -> Result<(), Broken> {
         let Some(Row::Finished(done)) = &write.after else {
+            if it.forgets(write) {
+                return Ok(());
+            }
             let anew = it.asks().any(|(ask, reply)| {
                 let created = matches!(reply, Reply::Started { created: true, .. });
                 created && matches!(ask, Ask::Start(start) if start.run == *id)
@@ -82,11 +90,21 @@ impl Watch {
             must!(anew, "S2", "the end of run {id} was forgotten");
             return Ok(());
         };
-        must!(
-            write.before.is_none(),
-            "S2",
-            "the end of run {id} was written over"
-        );
+        if let Some(Row::Finished(before)) = &write.before {
+            let over = match before.end {
+                End::Completed(_) => it.collects(|collect| before.ended < collect.completed),
+                _ => it.collects(|collect| before.ended < collect.failed),
+            };
+            let same = before.end.status() == done.end.status()
+                && (before.generation, before.digest) == (done.generation, done.digest)
+                && before.ended == done.ended;
+            must!(
+                over && !before.forgotten && done.forgotten && same,
+                "S2",
+                "the end of run {id} was written over"
+            );
+            return Ok(());
+        }
         let status = done.end.status();
         let in_flight = self.in_flight(id, it);
         let Some(life) = self.life(id, done.generation) else {
