@@ -322,10 +322,17 @@ impl<'a, R: Rows> Turn<'a, R> {
     }
 
     fn drop_signals(&mut self, id: &RunId) -> Result<(), Fault> {
-        let mut keys = Vec::new();
         let from = Key::Signal(id.clone(), crate::ids::Name::from_stored(""), (0, 0));
-        let of_run = Stretch::from(from, Alike::One);
-        self.scan(&of_run, &mut |key, _| {
+        self.delete_all(&Stretch::from(from, Alike::One))
+    }
+
+    /// Removes the rows of a stretch.
+    ///
+    /// # Errors
+    /// `Fault`: a row cannot be decoded.
+    pub fn delete_all(&mut self, stretch: &Stretch) -> Result<(), Fault> {
+        let mut keys = Vec::new();
+        self.scan(stretch, &mut |key, _| {
             keys.push(key);
             true
         })?;

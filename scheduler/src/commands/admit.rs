@@ -7,11 +7,12 @@ use crate::{
     commands::{common, grant},
     effect::{Effect, Needs},
     entry::{Admit, Work},
-    ids::{IntentNo, RunId, SessionId},
+    ids::{IntentNo, RunId},
     reply::Reply,
-    rows::{Alike, Fault, Key, ReadRows, Row, Rows, Stretch, TypedRows},
+    rows::{Fault, Rows, TypedRows},
     turn::Turn,
     values::run::{Run, Session},
+    views,
 };
 
 /// Waiters whose worker is missing keep their place and are passed over.
@@ -25,7 +26,7 @@ pub fn apply<R: Rows>(turn: &mut Turn<'_, R>, it: &Admit) -> Result<Reply, Fault
             .unwrap_or_default()
     };
     let waiters = named.unwrap_or_else(in_order);
-    let sessions = sessions(turn)?;
+    let sessions = views::sessions(turn)?;
     let mut count = 0;
     let mut more = false;
     for work in &waiters {
@@ -65,19 +66,6 @@ fn look_again<R: Rows>(turn: &mut Turn<'_, R>, it: &Admit) -> Result<(), Fault> 
         })?;
     }
     Ok(())
-}
-
-fn sessions<R: Rows>(turn: &Turn<'_, R>) -> Result<Vec<Arc<Session>>, Fault> {
-    let mut sessions = Vec::new();
-    let all = Stretch::from(Key::Session(SessionId(0)), Alike::Kind);
-    turn.scan(&all, &mut |_, row| {
-        let Row::Session(session) = row else {
-            return false;
-        };
-        sessions.push(session);
-        true
-    })?;
-    Ok(sessions)
 }
 
 fn is_served(run: &Run, intent: IntentNo, sessions: &[Arc<Session>]) -> bool {

@@ -96,20 +96,13 @@ fn forgotten(done: Finished) -> Finished {
 
 /// Rows of all lives of this id.
 fn delete_all<R: Rows>(turn: &mut Turn<'_, R>, id: &RunId) -> Result<(), Fault> {
-    let mut keys = Vec::new();
     for from in [
         Key::Input(id.clone(), Generation(0)),
         Key::Journal(id.clone(), Generation(0), Seq(0)),
         Key::Seen(id.clone(), RequestId::from_stored("")),
         Key::View(id.clone(), Name::from_stored("")),
     ] {
-        turn.scan(&Stretch::from(from, Alike::One), &mut |key, _| {
-            keys.push(key);
-            true
-        })?;
-    }
-    for key in keys {
-        turn.delete(key);
+        turn.delete_all(&Stretch::from(from, Alike::One))?;
     }
     Ok(())
 }

@@ -106,18 +106,11 @@ fn signal_along<R: Rows>(
 
 /// What the earlier life of an id left: signal ids that were taken, and views.
 fn forget<R: Rows>(turn: &mut Turn<'_, R>, id: &RunId) -> Result<(), Fault> {
-    let mut keys = Vec::new();
     for from in [
         Key::Seen(id.clone(), RequestId::from_stored("")),
         Key::View(id.clone(), Name::from_stored("")),
     ] {
-        turn.scan(&Stretch::from(from, Alike::One), &mut |key, _| {
-            keys.push(key);
-            true
-        })?;
-    }
-    for key in keys {
-        turn.delete(key);
+        turn.delete_all(&Stretch::from(from, Alike::One))?;
     }
     Ok(())
 }
